@@ -1,0 +1,149 @@
+"""Plain folders of images and partial labels, described by a ``set.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from geoseg.errors import OptionsError, ReadError
+from geoseg.legend import Legend
+from geoseg.options import nearest, read_table
+
+SET_NAME = "set.yaml"
+_SUFFIXES = (".jpg", ".png", ".tif")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """One image and its label codes, described; no file is open.
+
+    Attributes:
+        name: the file name without its ending.
+        pixels: path of the 8-bit RGB image.
+        labels: path of the 8-bit codes, same width and height.
+        gsd_m: metres on the ground per pixel.
+    """
+
+    name: str
+    pixels: Path
+    labels: Path
+    gsd_m: float
+
+    def read(self) -> tuple[Image.Image, Image.Image]:
+        """Decode both files.
+
+        Returns:
+            pixels as an ``RGB`` picture and label codes as an ``L`` picture.
+
+        Raises:
+            ReadError: if a file is missing, cannot be decoded, or their sizes differ.
+        """
+        pixels, labels = _decode(self.pixels, "RGB"), _decode(self.labels, "L")
+        if pixels.size != labels.size:
+            raise ReadError(f"{self.labels}: {labels.size} pixels, but its image has {pixels.size}; they must be equal")
+        return pixels, labels
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSet:
+    """A folder with ``images/``, ``labels/`` and ``set.yaml``.
+
+    A label code stands for the set of classes that a pixel may have: one class, several, or none (no loss, no score).
+
+    Attributes:
+        name: of the folder.
+        title: one line.
+        licence: of imagery and labels, one line.
+        attribution: to reproduce in model cards.
+        allowed: (256, K) bool, the classes each code allows, in the legend's order.
+        split: names of the images of each part, e.g. ``train`` and ``val``.
+        images: by name.
+    """
+
+    name: str
+    title: str
+    licence: str
+    attribution: str
+    allowed: npt.NDArray[np.bool_]
+    split: Mapping[str, tuple[str, ...]]
+    images: Mapping[str, LabelledImage]
+
+    @classmethod
+    def read(cls, folder: str | Path, legend: Legend) -> LabelledSet:
+        """Read ``set.yaml`` and pair the files.
+
+        Raises:
+            OptionsError: if the description is missing or incomplete, or names a class the legend does not have.
+            ReadError: if an image of the split is missing.
+        """
+        root = Path(folder)
+        table = read_table(root / SET_NAME)
+        absent = sorted({"title", "licence", "attribution", "gsd_m", "codes", "split"} - table.keys())
+        if absent:
+            raise OptionsError(
+                f"{root / SET_NAME}: key {absent[0]!r} is missing; a set states title, licence, attribution, gsd_m, codes and split"
+            )
+        split = {part: tuple(str(name) for name in names or ()) for part, names in table["split"].items()}
+        images = {name: _pair(root, name, table["gsd_m"]) for names in split.values() for name in names}
+        allowed = _allowed(table["codes"], legend, root / SET_NAME)
+        return cls(root.name, str(table["title"]), _one_line(table["licence"]), str(table["attribution"]), allowed, split, images)
+
+    def select(self, part: str, keep: Sequence[str] = ("*",), drop: Sequence[str] = ()) -> tuple[LabelledImage, ...]:
+        """The images of one part whose name matches a pattern to keep and none to drop.
+
+        Raises:
+            OptionsError: if the set has no such part, or nothing is left.
+        """
+        if part not in self.split:
+            raise OptionsError(f"{self.name}: no part {part!r}; {nearest(part, self.split)}")
+        names = [name for name in self.split[part] if _matches(name, keep) and not _matches(name, drop)]
+        if not names:
+            raise OptionsError(f"{self.name}: no image of part {part!r} matches {', '.join(keep)}; see {SET_NAME}")
+        return tuple(self.images[name] for name in names)
+
+
+def _decode(path: Path, mode: str) -> Image.Image:
+    try:
+        with Image.open(path) as file:
+            return file.convert(mode)
+    except (OSError, UnidentifiedImageError) as error:
+        raise ReadError(f"{path}: cannot be decoded ({error}); expected an 8-bit {mode} picture") from error
+
+
+def _pair(root: Path, name: str, gsd_m: Any) -> LabelledImage:
+    pixels = next((path for suffix in _SUFFIXES if (path := root / "images" / f"{name}{suffix}").is_file()), None)
+    labels = root / "labels" / f"{name}.png"
+    if pixels is None or not labels.is_file():
+        raise ReadError(f"{root}: image {name!r} of the split has no file in {'images' if pixels is None else 'labels'}/")
+    size = gsd_m.get(name) if isinstance(gsd_m, dict) else gsd_m
+    if not isinstance(size, int | float) or size <= 0:
+        raise OptionsError(f"{root / SET_NAME}: gsd_m of {name!r} is {size!r}, expected metres per pixel")
+    return LabelledImage(name, pixels, labels, float(size))
+
+
+def _allowed(codes: Any, legend: Legend, where: Path) -> npt.NDArray[np.bool_]:
+    """(256, K) bool from the table of codes; codes it does not name allow nothing."""
+    channels = {title.casefold(): channel for channel, c in enumerate(legend.classes) for title in (c.name, c.title)}
+    allowed = np.zeros((256, len(legend)), bool)
+    for code, entry in codes.items():
+        for name in entry["allowed"]:
+            if name.casefold() not in channels:
+                raise OptionsError(f"{where}: code {code} allows {name!r}, which legend {legend.name!r} lacks; {nearest(name, channels)}")
+            allowed[code, channels[name.casefold()]] = True
+    return allowed
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _one_line(value: Any) -> str:
+    text = "; ".join(f"{key}: {part}" for key, part in value.items()) if isinstance(value, dict) else str(value)
+    return " ".join(text.split())

@@ -1,0 +1,512 @@
+"""Train a network on labelled sets, and write the model folder that ``predict`` reads."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from geoseg.card import CARD_NAME, WEIGHTS_NAME, ModelCard, Scaling
+from geoseg.chips import ChipOptions, Chips, Pool, Source, ranged, resized, standardised
+from geoseg.confusion import Confusion
+from geoseg.datasets import LabelledImage, LabelledSet
+from geoseg.errors import OptionsError, ResumeError
+from geoseg.legend import ISPRS, Legend
+from geoseg.losses import PartialLabelLoss, balanced_weights
+from geoseg.networks import build
+from geoseg.options import parse, read_table
+
+_log = logging.getLogger(__name__)
+_CODES = 256
+_WORK = "training"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelOptions(_Table):
+    """The facts of the card that are known before training; see :class:`geoseg.card.ModelCard`."""
+
+    name: str
+    version: str
+    description: str
+    architecture: str
+    options: dict[str, Any] = {}
+    bands: tuple[str, ...] = ("red", "green", "blue")
+    scaling: Scaling
+    resolution_m: float = Field(gt=0)
+    tile: int
+    overlap: int
+    legend: str = "isprs"
+    license: str
+
+
+class ScheduleOptions(_Table):
+    """How long and how fast to learn.
+
+    Attributes:
+        max_steps: batches.
+        max_minutes: of wall clock, over all resumed runs; the learning rate falls by whichever limit is nearer.
+        validate_every: batches between two validations, each of which also writes a checkpoint.
+        learning_rate: at its highest.
+        warmup: share of the run in which the learning rate rises.
+        weight_decay: of convolutions; biases and norms have none.
+        average: decay of the moving average of the weights, which is what is validated and kept.
+    """
+
+    max_steps: int = Field(ge=1)
+    max_minutes: float | None = Field(default=None, gt=0)
+    validate_every: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    average: float = Field(default=0.998, ge=0, lt=1)
+
+
+class LossOptions(_Table):
+    """Weights of the label codes; see :func:`geoseg.losses.balanced_weights` and ``partial_cross_entropy``."""
+
+    balance: float = Field(default=0.5, ge=0, le=1)
+    ambiguous: float = Field(default=0.5, ge=0)
+    push: bool = True
+
+
+class Held(Source):
+    """Validation images that share one line of scores."""
+
+    name: str
+
+
+class TrainOptions(_Table):
+    """One training recipe.
+
+    Attributes:
+        data: folder of the sets; a relative path starts at the working directory.
+        model: facts of the card.
+        sources: where chips come from.
+        chips: how they are cut.
+        loss: how codes are weighed.
+        schedule: how long to learn.
+        validation: groups of held-out images; the first is watched during training, all are scored at the end.
+        seed: of weights and chips.
+        workers: processes that cut chips.
+        threads: of the network on a CPU; null leaves torch's choice.
+        precision: of Lightning's trainer, e.g. ``bf16-mixed`` or ``32-true``.
+    """
+
+    data: Path
+    model: ModelOptions
+    sources: tuple[Source, ...] = Field(min_length=1)
+    chips: ChipOptions
+    loss: LossOptions = LossOptions()
+    schedule: ScheduleOptions
+    validation: tuple[Held, ...] = Field(min_length=1)
+    seed: int = 0
+    workers: int = Field(default=1, ge=0)
+    threads: int | None = Field(default=None, ge=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+
+class HeldOut(Dataset[tuple[Tensor, Tensor]]):
+    """Whole validation images at the card's resolution, one an item.
+
+    Args:
+        images: to read.
+        model: scaling and resolution.
+        stride: height and width are filled up to multiples of it, with the mean colour and no label.
+    """
+
+    def __init__(self, images: tuple[LabelledImage, ...], model: ModelOptions, stride: int) -> None:
+        self.images, self.model, self.stride = images, model, stride
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Scaled pixels (B, H, W) float32 and label codes (H, W) uint8.
+
+        Raises:
+            ReadError: if a file cannot be decoded.
+        """
+        image = self.images[index]
+        pixels, labels = (np.asarray(picture) for picture in resized(*image.read(), factor=image.gsd_m / self.model.resolution_m))
+        rim = [(0, -length % self.stride) for length in labels.shape]
+        scaling = self.model.scaling
+        values = standardised(ranged(pixels.transpose(2, 0, 1), scaling), scaling)
+        return torch.from_numpy(np.pad(values, [(0, 0), *rim])), torch.from_numpy(np.pad(labels, rim))
+
+
+class Data(pl.LightningDataModule):
+    """Chips to learn from, held-out images to watch.
+
+    Args:
+        options: the recipe.
+        legend: the classes.
+        stride: of the network.
+    """
+
+    def __init__(self, options: TrainOptions, legend: Legend, stride: int) -> None:
+        super().__init__()
+        self.options, self.legend, self.stride = options, legend, stride
+        rng = np.random.default_rng(options.seed)
+        finest_m = options.model.resolution_m * options.chips.scale[0]
+        self.pools = tuple(Pool.load(options.data, source, legend, finest_m, rng) for source in options.sources)
+        sets = {source.set: LabelledSet.read(options.data / source.set, legend) for source in (*options.sources, *options.validation)}
+        self.sets = sets
+        self.allowed = np.logical_or.reduce([each.allowed for each in sets.values()])
+
+    def chips(self, first: int, count: int, seed: int | None = None) -> Chips:
+        """Batches ``first`` to ``first + count``."""
+        options = self.options
+        seed = options.seed if seed is None else seed
+        return Chips(self.pools, options.chips, options.model.scaling, options.model.resolution_m, seed=seed, first=first, count=count)
+
+    def held_out(self, held: Held) -> HeldOut:
+        """The images of one validation group."""
+        return HeldOut(self.sets[held.set].select("val", held.keep, held.drop), self.options.model, self.stride)
+
+    def shares(self, batches: int = 24) -> Tensor:
+        """(C,) share of each code among labelled chip pixels, measured on a few batches."""
+        chips = self.chips(0, batches, seed=self.options.seed + 1)
+        counts = sum((torch.bincount(chips[i][1].flatten().long(), minlength=_CODES) for i in range(batches)), torch.zeros(_CODES)).double()
+        counts[~self.allowed.any(1)] = 0
+        return counts / counts.sum()
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """The batches up to the next validation, going on where the trainer is."""
+        done = self.trainer.global_step if self.trainer else 0
+        chips = self.chips(done, self.options.schedule.validate_every)
+        context = "fork" if self.options.workers else None
+        return DataLoader(chips, batch_size=None, num_workers=self.options.workers, multiprocessing_context=context)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """The images of the first group, one at a time."""
+        return DataLoader(self.held_out(self.options.validation[0]), batch_size=1)
+
+
+class Training(pl.LightningModule):
+    """A network learning from partial labels.
+
+    Args:
+        network: of :func:`geoseg.networks.build`.
+        loss: of label codes.
+        options: how long and how fast.
+        legend: the classes.
+    """
+
+    def __init__(self, network: torch.nn.Module, loss: PartialLabelLoss, options: ScheduleOptions, legend: Legend) -> None:
+        super().__init__()
+        self.network, self.loss, self.schedule, self.legend = network, loss, options, legend
+        self.confusion = Confusion.empty(_CODES, len(legend))
+        self.spent_s = 0.0
+        self.since: float | None = None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW, without decay of vectors (biases, norms)."""
+        parameters = list(self.network.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.schedule.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.schedule.learning_rate)
+
+    def progress(self) -> float:
+        """Share of the run that is over, 0..1: of the steps or of the minutes, whichever is more."""
+        steps = self.global_step / self.schedule.max_steps
+        minutes = self.elapsed_s() / 60 / self.schedule.max_minutes if self.schedule.max_minutes else 0.0
+        return min(1.0, max(steps, minutes))
+
+    def elapsed_s(self) -> float:
+        """Seconds of training, over all resumed runs."""
+        return self.spent_s + (time.monotonic() - self.since if self.since is not None else 0.0)
+
+    def on_fit_start(self) -> None:
+        """Start the clock."""
+        self.since = time.monotonic()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Set the learning rate of this step."""
+        rate = self.schedule.learning_rate * warmed_cosine(self.progress(), self.schedule.warmup)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """Loss of one batch; the auxiliary head, where there is one, counts 0.4."""
+        pixels, labels = batch
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        if getattr(self.network, "aux_classifier", None) is not None:
+            logits, auxiliary = self.network.forward_with_auxiliary(pixels)  # type: ignore[operator]
+            loss: Tensor = self.loss(logits, labels) + 0.4 * self.loss(auxiliary, labels)
+        else:
+            loss = self.loss(self.network(pixels), labels)
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels))
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Stop when the time is over."""
+        if self.progress() >= 1:
+            self.trainer.should_stop = True
+
+    def on_validation_epoch_start(self) -> None:
+        """Count from zero."""
+        self.confusion = Confusion.empty(_CODES, len(self.legend))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        """Count one image."""
+        self.confusion += confusion(self.network, batch, len(self.legend))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the IoU of each class."""
+        iou = self.confusion.iou(self.loss.allowed.cpu().numpy())
+        figures = {f"iou_{c.name}": float(value) for c, value in zip(self.legend.classes, iou, strict=True)} | {"miou": _mean(iou)}
+        self.log_dict(figures, batch_size=1)
+        shown = " ".join(f"{key.removeprefix('iou_')} {value:.3f}" for key, value in figures.items())
+        _log.info("step %d, %.1f min: %s", self.global_step, self.elapsed_s() / 60, shown)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the time spent."""
+        checkpoint["geoseg_spent_s"] = self.elapsed_s()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the time spent."""
+        self.spent_s = checkpoint["geoseg_spent_s"]
+
+
+def train(config: str | Path | Mapping[str, Any], out: str | Path, *, data: str | Path | None = None, force: bool = False) -> ModelCard:
+    """Train a model and write its folder.
+
+    A run that was stopped goes on from its last checkpoint in ``out/training``.
+
+    Args:
+        config: YAML recipe, or its table.
+        out: model folder to write: ``model.json`` and ``model.safetensors`` at the end; log and checkpoint in ``training/``.
+        data: folder of the sets, instead of the recipe's.
+        force: whether to start over instead of going on.
+
+    Returns:
+        the card of the trained model.
+
+    Raises:
+        OptionsError: if the recipe or a set is not usable.
+        CardError: if the network is unknown.
+        ReadError: if an image cannot be decoded.
+        ResumeError: if the checkpoint belongs to another recipe.
+    """
+    options = read_options(config, data)
+    legend = _legend(options.model.legend)
+    work = Path(out) / _WORK
+    checkpoint = _checkpoint(work, options, force=force)
+    pl.seed_everything(options.seed)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    network = _network(options.model, legend, training=True).to(memory_format=torch.channels_last)
+    source = Data(options, legend, network.stride)
+    loss = _loss(source, options.loss)
+    module = Training(network, loss, options.schedule, legend)
+    _trainer(options, work).fit(module, source, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
+    return export(Path(out), module, source, options, legend)
+
+
+def read_options(config: str | Path | Mapping[str, Any], data: str | Path | None = None) -> TrainOptions:
+    """Read a recipe.
+
+    Raises:
+        OptionsError: if a key is unknown, missing or of the wrong type, or the data folder is not there.
+    """
+    where = "recipe" if isinstance(config, Mapping) else str(config)
+    table = dict(config) if isinstance(config, Mapping) else read_table(config)
+    options = parse(TrainOptions, table | ({"data": str(data)} if data is not None else {}), where)
+    if not options.data.is_dir():
+        raise OptionsError(f"{where}: data folder {options.data} is not there; name the folder that holds the sets with --data")
+    return options
+
+
+def warmed_cosine(progress: float, warmup: float) -> float:
+    """Share of the highest learning rate: up linearly, down along half a cosine to 0 at ``progress`` 1."""
+    if progress < warmup:
+        return max(progress, 0.002) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def confusion(network: torch.nn.Module, batch: tuple[Tensor, Tensor], classes: int) -> Confusion:
+    """Predict a batch and count label codes against predicted channels."""
+    pixels, labels = batch
+    channels = network(pixels.contiguous(memory_format=torch.channels_last)).argmax(1)
+    return Confusion.of(labels.cpu().numpy(), channels.cpu().numpy(), _CODES, classes)
+
+
+def score(network: torch.nn.Module, images: HeldOut, allowed: np.ndarray[Any, Any], legend: Legend, *, bf16: bool) -> dict[str, Any]:
+    """IoU and F1 of each class and their means over whole images.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        images: to predict.
+        allowed: (C, K) bool, the classes each label code allows.
+        legend: the classes.
+        bf16: whether to multiply in bfloat16, as training did.
+
+    Returns:
+        ``images``, ``labelled_mpx``, ``iou``, ``f1`` (by class name, only classes that occur), ``miou``, ``mf1``, ``accuracy``.
+    """
+    total = Confusion.empty(_CODES, len(legend))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        for index in range(len(images)):
+            pixels, labels = images[index]
+            total += confusion(network, (pixels[None], labels[None]), len(legend))
+    iou, f1 = total.iou(allowed), total.f1(allowed)
+    return {
+        "images": len(images),
+        "labelled_mpx": round(float(total.counts[allowed.any(1)].sum()) / 1e6, 2),
+        "iou": _by_class(legend, iou),
+        "f1": _by_class(legend, f1),
+        "miou": round(_mean(iou), 3),
+        "mf1": round(_mean(f1), 3),
+        "accuracy": round(total.accuracy(allowed), 3),
+    }
+
+
+def export(out: Path, module: Training, source: Data, options: TrainOptions, legend: Legend) -> ModelCard:
+    """Write weights in half precision and the card with the scores of exactly these weights.
+
+    Raises:
+        CardError: if the recipe's facts do not fit together.
+    """
+    network = _network(options.model, legend, training=False)
+    known = network.state_dict().keys()
+    weights = {key: _halved(value) for key, value in module.network.state_dict().items() if key in known}
+    out.mkdir(parents=True, exist_ok=True)
+    fresh = out / f".{WEIGHTS_NAME}.part"
+    save_file(weights, fresh)
+    fresh.chmod(0o644)
+    network.load_state_dict(load_file(fresh))
+    network.float().eval().to(memory_format=torch.channels_last)
+    bf16 = options.precision == "bf16-mixed"
+    scores = {held.name: score(network, source.held_out(held), source.allowed, legend, bf16=bf16) for held in options.validation}
+    model = options.model
+    card = ModelCard(
+        **model.model_dump(exclude={"legend", "scaling"}),
+        scaling=model.scaling,
+        legend=legend,
+        parameters=sum(p.numel() for p in network.parameters()),
+        stride=network.stride,
+        training_data=_credits(source, options),
+        scores={"measured": _how(module, options), **scores},
+        sha256=hashlib.sha256(fresh.read_bytes()).hexdigest(),
+    )
+    fresh_card = out / f".{CARD_NAME}.part"
+    fresh_card.write_text(card.to_json(), encoding="utf-8")
+    for path, name in ((fresh, WEIGHTS_NAME), (fresh_card, CARD_NAME)):
+        _settle(path, out / name)
+    return card
+
+
+def _settle(path: Path, target: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    path.replace(target)
+
+
+def _halved(value: Tensor) -> Tensor:
+    return (value.half() if value.is_floating_point() else value).contiguous()
+
+
+def _network(model: ModelOptions, legend: Legend, *, training: bool) -> Any:
+    auxiliary = {"auxiliary": True} if training and model.architecture == "fcn_resnet50" else {}
+    return build(model.architecture, len(model.bands), len(legend), **model.options, **auxiliary)
+
+
+def _loss(source: Data, options: LossOptions) -> PartialLabelLoss:
+    allowed, shares = torch.from_numpy(source.allowed), source.shares()
+    weights = balanced_weights(shares, allowed, power=options.balance, ambiguous=options.ambiguous)
+    for code in torch.nonzero(weights).flatten().tolist():
+        _log.info("code %d: %.2f %% of labelled pixels, weight %.2f", code, 100 * shares[code], weights[code])
+    return PartialLabelLoss(allowed, weights, push=options.push)
+
+
+def _trainer(options: TrainOptions, work: Path) -> pl.Trainer:
+    schedule = options.schedule
+    return pl.Trainer(
+        default_root_dir=work,
+        accelerator="auto",
+        devices=1,
+        precision=options.precision,
+        max_steps=schedule.max_steps,
+        max_epochs=-1,
+        reload_dataloaders_every_n_epochs=1,
+        gradient_clip_val=5.0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=CSVLogger(work, name="", version=""),
+        callbacks=[
+            EMAWeightAveraging(decay=schedule.average),
+            ModelCheckpoint(work, save_last=True, save_top_k=0, save_on_train_epoch_end=True),
+        ],
+    )
+
+
+def _checkpoint(work: Path, options: TrainOptions, *, force: bool) -> Path | None:
+    """The checkpoint to go on from, if any; also writes down the recipe of this run."""
+    recipe, last = work / "recipe.json", work / "last.ckpt"
+    facts = options.model_dump_json(exclude={"data", "workers", "threads"}, indent=2)
+    if last.exists() and not force:
+        if recipe.read_text(encoding="utf-8") != facts:
+            raise ResumeError(f"{work}: the checkpoint was made with another recipe; choose another folder, or start over with --force")
+        return last
+    work.mkdir(parents=True, exist_ok=True)
+    last.unlink(missing_ok=True)
+    recipe.write_text(facts, encoding="utf-8")
+    return None
+
+
+def _legend(name: str) -> Legend:
+    return ISPRS if name == ISPRS.name else Legend.from_yaml(name)
+
+
+def _credits(source: Data, options: TrainOptions) -> tuple[str, ...]:
+    """One line for each set that gave chips."""
+    lines = []
+    for name in dict.fromkeys(each.set for each in options.sources):
+        used, parts = source.sets[name], [_part(each) for each in options.sources if each.set == name]
+        lines.append(f"{name} ({'; '.join(parts)}): {used.title}. Licence: {used.licence}. Attribution: {used.attribution}")
+    return tuple(lines)
+
+
+def _part(source: Source) -> str:
+    return ", ".join(source.keep) + (f" without {', '.join(source.drop)}" if source.drop else "")
+
+
+def _how(module: Training, options: TrainOptions) -> str:
+    return (
+        f"whole val images of each group at {options.model.resolution_m} m, one pass without tiling, {options.precision}, half-precision "
+        f"weights, after {module.global_step} steps in {module.elapsed_s() / 60:.0f} minutes; IoU and F1 of a class over pixels "
+        "whose label is that class alone or excludes it; not comparable with published ISPRS scores"
+    )
+
+
+def _by_class(legend: Legend, values: np.ndarray[Any, Any]) -> dict[str, float]:
+    return {c.name: round(float(value), 3) for c, value in zip(legend.classes, values, strict=True) if not math.isnan(value)}
+
+
+def _mean(values: np.ndarray[Any, Any]) -> float:
+    """Mean of the classes that occur; NaN if none does."""
+    found = values[~np.isnan(values)]
+    return float(found.mean()) if found.size else float("nan")
