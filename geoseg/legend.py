@@ -1,0 +1,123 @@
+"""Class ids, names and colours."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from geoseg.errors import OptionsError
+
+NODATA = 0
+"""The class id of pixels without data, in every legend."""
+
+_RESERVED = {"layer_styles", "segments"}
+
+
+class LegendClass(BaseModel):
+    """One class of a legend.
+
+    Attributes:
+        id: value in class rasters, 1 to 255.
+        name: identifier for layers and columns, ``[a-z_][a-z0-9_]*``.
+        title: what people read.
+        colour: ``#rrggbb``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: int = Field(ge=1, le=255)
+    name: str
+    title: str
+    colour: str
+
+    @field_validator("name")
+    @classmethod
+    def _is_identifier(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,29}", value) or value in _RESERVED or value.startswith("gpkg_"):
+            raise ValueError(f"name {value!r} must match [a-z_][a-z0-9_]* with at most 30 letters, and not be reserved")
+        return value
+
+    @field_validator("colour")
+    @classmethod
+    def _is_colour(cls, value: str) -> str:
+        if not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+            raise ValueError(f"colour {value!r} must be #rrggbb")
+        return value.lower()
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Red, green and blue, 0 to 255."""
+        return int(self.colour[1:3], 16), int(self.colour[3:5], 16), int(self.colour[5:7], 16)
+
+
+class Legend(BaseModel):
+    """The classes a map distinguishes. Ids and names are unique; 0 is no data and never a class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    classes: tuple[LegendClass, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _is_unique(self) -> Legend:
+        for fact in ("id", "name"):
+            values = [getattr(c, fact) for c in self.classes]
+            twice = sorted({v for v in values if values.count(v) > 1})
+            if twice:
+                raise ValueError(f"class {fact} {twice[0]!r} occurs twice")
+        return self
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Class ids in the order of the network's channels."""
+        return tuple(c.id for c in self.classes)
+
+    def __len__(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    def __getitem__(self, class_id: int) -> LegendClass:
+        """The class with this id.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        for c in self.classes:
+            if c.id == class_id:
+                return c
+        raise KeyError(class_id)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Legend:
+        """Read a legend from a YAML file with the keys ``name`` and ``classes`` (id, name, title, colour).
+
+        Raises:
+            OptionsError: if the file is missing, is not YAML, or does not describe a legend.
+        """
+        try:
+            table: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            return cls.model_validate(table)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise OptionsError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise OptionsError(f"{path}: not a legend: {where}: {first['msg']}") from error
+
+
+ISPRS = Legend(
+    name="isprs",
+    classes=(
+        LegendClass(id=1, name="impervious", title="Impervious surface", colour="#ffffff"),
+        LegendClass(id=2, name="building", title="Building", colour="#0000ff"),
+        LegendClass(id=3, name="low_vegetation", title="Low vegetation", colour="#00ffff"),
+        LegendClass(id=4, name="tree", title="Tree", colour="#00ff00"),
+        LegendClass(id=5, name="car", title="Car", colour="#ffff00"),
+        LegendClass(id=6, name="clutter", title="Clutter", colour="#ff0000"),
+    ),
+)
+"""The six classes and colours of the ISPRS 2D semantic labelling contest (Potsdam, Vaihingen)."""
