@@ -1,0 +1,105 @@
+"""Finished blocks on disk, and the scene read back from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import rasterio.errors
+import rasterio.windows
+
+from geoseg.errors import OutputError
+from geoseg.window import Window
+
+_STRIP = 32
+_ENVIRONMENT = {"GDAL_CACHEMAX": 64, "GDAL_PAM_ENABLED": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+
+
+def write_block(path: Path, core: Window, bands: Iterable[tuple[Window, np.ndarray]], layers: int) -> None:
+    """Write one block's answers; the file appears only when it is complete and durable.
+
+    Args:
+        path: target.
+        core: what the block owns.
+        bands: row bands from top to bottom: a window inside ``core`` and ``(layers, height, width)`` uint8.
+        layers: number of layers (classes, confidence, scores).
+
+    Raises:
+        OutputError: if the disk is full or the file cannot be written.
+    """
+    part = path.with_name(path.name + ".part.tif")
+    shape = {"count": layers, "height": core.height, "width": core.width, "dtype": "uint8", "interleave": "band"}
+    shape["transform"] = rasterio.Affine(1, 0, core.col + 1, 0, -1, -core.row)  # any place will do: rasterio warns where there is none
+    try:
+        with rasterio.Env(**_ENVIRONMENT), rasterio.open(
+            part, "w", driver="GTiff", compress="zstd", zstd_level=1, blockysize=_STRIP, bigtiff="IF_SAFER", **shape
+        ) as file:
+            for window, values in bands:
+                rows, cols = window.within(core)
+                file.write(values, window=rasterio.windows.Window.from_slices(rows, cols))
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    except (rasterio.errors.RasterioIOError, OSError) as error:
+        raise OutputError(f"{path.parent}: a block cannot be written, the disk may be full ({_line(error)}); free space or choose another --out") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class BlockMosaic:
+    """All finished blocks of a scene as one raster of ``layers`` uint8 layers."""
+
+    def __init__(self, parts: Sequence[tuple[Window, Path]], layers: Sequence[int]) -> None:
+        """Put blocks together.
+
+        Args:
+            parts: cores and files; the cores partition the raster.
+            layers: which layers to read, from 0.
+        """
+        self._parts, self._indexes = list(parts), [layer + 1 for layer in layers]
+        self.window = Window.between(
+            min(core.row for core, _ in parts),
+            min(core.col for core, _ in parts),
+            max(core.end_row for core, _ in parts),
+            max(core.end_col for core, _ in parts),
+        )
+
+    def read(self, windows: Iterable[Window]) -> Iterator[tuple[Window, np.ndarray]]:
+        """Read windows of the raster, in an order that goes down it, keeping only the blocks open that are needed.
+
+        Yields:
+            Each window with its ``(layers, height, width)`` uint8.
+
+        Raises:
+            OutputError: if a block cannot be read back.
+        """
+        with rasterio.Env(**_ENVIRONMENT):
+            files: dict[Path, rasterio.DatasetReader] = {}
+            try:
+                for window in windows:
+                    values = np.zeros((len(self._indexes), *window.shape), np.uint8)
+                    touched = [(core, path, common) for core, path in self._parts if (common := core & window)]
+                    for path in files.keys() - {path for _, path, _ in touched}:
+                        files.pop(path).close()
+                    for core, path, common in touched:
+                        if path not in files:
+                            files[path] = rasterio.open(path, driver="GTiff", sharing=False)
+                        source = rasterio.windows.Window.from_slices(*common.within(core))
+                        values[:, *common.within(window)] = files[path].read(self._indexes, window=source)
+                    yield window, values
+            except rasterio.errors.RasterioIOError as error:
+                raise OutputError(f"{path}: a finished block cannot be read back ({_line(error)}); run again with --force") from error
+            finally:
+                for file in files.values():
+                    file.close()
+
+    def bands(self, height: int) -> Iterator[tuple[Window, np.ndarray]]:
+        """Row bands over the full width, top to bottom."""
+        return self.read(self.window.split(height, self.window.width))
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error.__cause__ or error).split())

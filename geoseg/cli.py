@@ -1,0 +1,333 @@
+"""Turn words into one call, and the result into a sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from geoseg import __version__
+from geoseg.errors import GeosegError
+
+if TYPE_CHECKING:
+    from geoseg.verbs.predict import Options, Progress
+
+app = typer.Typer(
+    name="geoseg",
+    help="Turn large aerial and satellite scenes into maps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(help="The models that can be used by name.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+
+
+class Taper(StrEnum):
+    """Weights of a tile's pixels."""
+
+    flat = "flat"
+    hann = "hann"
+    linear = "linear"
+    gaussian = "gaussian"
+    box = "box"
+
+
+class Precision(StrEnum):
+    """Number format of the convolutions."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Augmentation(StrEnum):
+    """Test-time augmentation."""
+
+    none = "none"
+    flips = "flips"
+    d4 = "d4"
+
+
+Scene = Annotated[Path, typer.Argument(help="GeoTIFF of any size.", metavar="SCENE.tif")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model (see `geoseg models list`) or its folder.")]
+Bands = Annotated[str | None, typer.Option(help="Band numbers in the model's order, e.g. 1,2,3. Default: by name.", metavar="N,N,N")]
+BBox = Annotated[str | None, typer.Option(help="Only this part: xmin,ymin,xmax,ymax in the scene's CRS.", metavar="X,Y,X,Y")]
+Aoi = Annotated[Path | None, typer.Option(help="Only inside the polygons of this vector file, in any CRS.")]
+Tile = Annotated[int | None, typer.Option(help="Side of a tile in the model's pixels. Default: the card's.")]
+Overlap = Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share. Default: the card's.")]
+AllowVrt = Annotated[bool, typer.Option("--allow-vrt", help="Open a VRT whose sources lie in or below its own folder.")]
+Sidecars = Annotated[bool, typer.Option("--sidecars", help="Trust files beside the scene: .aux.xml, .ovr, .msk, .tfw.")]
+MaxPixels = Annotated[float | None, typer.Option("--max-pixels", help="Refuse scenes of more pixels than this. Default: 1e11.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def main() -> NoReturn:
+    """Run the command line: a refusal is one line and exit status 2; anything else is a bug and keeps its traceback."""
+    try:
+        app(standalone_mode=True)
+    except GeosegError as error:
+        print(f"geoseg: error: {_printable(str(error))}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("geoseg: interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+    sys.exit(0)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
+    if version:
+        typer.echo(f"geoseg {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def predict(
+    scene: Scene,
+    model: Model = "default",
+    out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: beside the scene.")] = None,
+    bands: Bands = None,
+    bbox: BBox = None,
+    aoi: Aoi = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    taper: Annotated[Taper, typer.Option(help="Weights of a tile's pixels.")] = Taper.flat,
+    tta: Annotated[Augmentation, typer.Option(help="Test-time augmentation.")] = Augmentation.none,
+    precision: Annotated[Precision, typer.Option(help="auto is bf16 where the hardware multiplies it fast.")] = Precision.auto,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    batch: Annotated[int | None, typer.Option(help="Most tiles of a forward pass. Default: what fits.", min=1)] = None,
+    block: Annotated[int | None, typer.Option(help="Largest side of a block in pixels, the unit of resume.", min=1)] = None,
+    compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
+    confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence as a COG.")] = False,
+    scores: Annotated[bool, typer.Option("--scores", help="Also write the scores of all classes as a COG.")] = False,
+    polygons: Annotated[bool, typer.Option(help="Write the GeoPackage.")] = True,
+    quicklook: Annotated[bool, typer.Option(help="Write the picture.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Start over and replace earlier results.")] = False,
+    allow_vrt: AllowVrt = False,
+    sidecars: Sidecars = False,
+    max_pixels: MaxPixels = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Predict a scene: class raster (COG), polygons (GeoPackage), quicklook (PNG) and manifest.
+
+    A killed run goes on when the same command is given again.
+    """
+    from geoseg.verbs import predict as verb
+
+    options = verb.Options(tile, overlap, taper.value, tta.value, precision.value, scores)
+    with _progress(silent=quiet or as_json) as watch:
+        manifest = verb.predict(
+            scene,
+            model,
+            out=out,
+            bands=_integers(bands),
+            bbox=_numbers(bbox),
+            aoi=aoi,
+            options=options,
+            device=device,
+            batch=batch,
+            compile=compile_,
+            block=block or verb.BLOCK,
+            confidence=confidence,
+            vectors=polygons,
+            quicklook=quicklook,
+            force=force,
+            policy=_policy(allow_vrt, sidecars, max_pixels),
+            watch=watch,
+        )
+    if as_json:
+        typer.echo(json.dumps(manifest, ensure_ascii=False))
+    elif not quiet:
+        _tell(manifest, out or scene.parent)
+
+
+@app.command()
+def info(
+    scene: Scene,
+    model: Model = "default",
+    bands: Bands = None,
+    allow_vrt: AllowVrt = False,
+    sidecars: Sidecars = False,
+    max_pixels: MaxPixels = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a scene is: grid, bands, no data; and whether a model fits it."""
+    from geoseg.verbs.inspect import inspect
+
+    facts = inspect(scene, model, indexes=_integers(bands), policy=_policy(allow_vrt, sidecars, max_pixels))
+    _table(facts, as_json)
+
+
+@app.command()
+def plan(
+    scene: Scene,
+    model: Model = "default",
+    bands: Bands = None,
+    bbox: BBox = None,
+    aoi: Aoi = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    allow_vrt: AllowVrt = False,
+    sidecars: Sidecars = False,
+    max_pixels: MaxPixels = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what `predict` would do: tiles, blocks, and expected memory, disk and time from a short probe."""
+    from geoseg.verbs import inspect
+    from geoseg.verbs.predict import Options
+
+    facts = inspect.estimate(
+        scene,
+        model,
+        bands=_integers(bands),
+        bbox=_numbers(bbox),
+        aoi=aoi,
+        options=Options(tile, overlap),
+        device=device,
+        policy=_policy(allow_vrt, sidecars, max_pixels),
+    )
+    _table(facts, as_json)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="Training recipe.", metavar="CONFIG.yaml")],
+    out: Annotated[Path, typer.Option(help="Folder of the model that is made.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the data sets. Default: the recipe's.")] = None,
+) -> None:
+    """Train a model that `predict` takes unchanged."""
+    from geoseg.verbs.train import train as verb
+
+    verb(config, out=out, data=data)
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """List the models that can be used by name."""
+    from geoseg.models import cards
+
+    known = {name: {"version": card.version, "architecture": card.architecture, "bands": ", ".join(card.bands), "resolution_m": card.resolution_m,
+                    "classes": len(card.legend), "license": card.license} for name, card in cards().items()}  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(known))
+        return
+    for name, facts in known.items():
+        typer.echo(f"{name}  " + "  ".join(f"{key}: {value}" for key, value in facts.items()))
+
+
+@models_app.command("show")
+def models_show(name: Annotated[str, typer.Argument(help="Name of a model, or its folder.")] = "default") -> None:
+    """Print a model's card."""
+    from geoseg.card import ModelCard
+    from geoseg.models import locate
+
+    typer.echo(ModelCard.read(locate(name))[0].to_json(), nl=False)
+
+
+def _policy(allow_vrt: bool, sidecars: bool, max_pixels: float | None) -> Any:  # noqa: FBT001 flags of the command line
+    from geoseg.scene import Policy
+
+    return Policy(allow_vrt=allow_vrt, sidecars=sidecars) if max_pixels is None else Policy(allow_vrt=allow_vrt, sidecars=sidecars, max_pixels=int(max_pixels))
+
+
+def _numbers(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers with commas between") from error
+    return numbers
+
+
+def _integers(text: str | None) -> tuple[int, ...] | None:
+    numbers = _numbers(text)
+    if numbers is None:
+        return None
+    if any(number != int(number) for number in numbers):
+        raise typer.BadParameter(f"{text!r} is not a list of whole numbers")
+    return tuple(int(number) for number in numbers)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+
+
+class _progress:  # noqa: N801 used like a function
+    """A bar on a terminal, a plain line every few seconds elsewhere, nothing if silent."""
+
+    EVERY_S = 5.0
+
+    def __init__(self, *, silent: bool) -> None:
+        self._silent, self._live, self._bar = silent, sys.stderr.isatty(), None
+        self._began, self._told, self._stage = time.monotonic(), 0.0, ""
+
+    def __enter__(self) -> _progress:
+        if self._live and not self._silent:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None, rate="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.stage != self._stage:
+            self._began, self._stage, self._told = now, progress.stage, 0.0
+        seconds = max(now - self._began, 1e-9)
+        rate = f"{progress.done / seconds:.1f} tiles/s, {progress.mpx / seconds:.2f} Mpx/s" if progress.stage == "predict" and progress.done else ""
+        if self._silent:
+            return
+        if self._bar is not None:
+            self._bar.update(self._task, description=progress.stage, completed=progress.done, total=progress.total, rate=rate)
+        elif now - self._told >= self.EVERY_S:
+            self._told = now
+            left = f", {seconds * (progress.total - progress.done) / progress.done:.0f} s left" if rate else ""
+            typer.echo(f"geoseg: {progress.stage} {progress.done} of {progress.total}" + (f", {rate}{left}" if rate else ""), err=True)
+
+
+def _tell(manifest: dict[str, Any], folder: Path) -> None:
+    """The result as sentences."""
+    if manifest["already_done"]:
+        typer.echo(f"Already finished; the results are in {folder} (use --force to make them again).")
+        return
+    for warning in manifest["warnings"]:
+        typer.echo(f"geoseg: warning: {_printable(warning)}", err=True)
+    total = sum(facts["pixels"] for facts in manifest["classes"].values()) or 1
+    for name, facts in manifest["classes"].items():
+        area = "" if facts["area_m2"] is None else f"  {facts['area_m2']:>14,.0f} m²"
+        count = "" if facts["polygons"] is None else f"  {facts['polygons']:>8} polygons"
+        typer.echo(f"  {name:<16} {100 * facts['pixels'] / total:5.1f} %{area}{count}")
+    typer.echo(f"Wrote {', '.join(manifest['outputs'])} to {folder} in {sum(manifest['seconds'].values()):.1f} s.")
+
+
+def _table(facts: dict[str, Any], as_json: bool) -> None:  # noqa: FBT001 flag of the command line
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        typer.echo(f"{key.replace('_', ' '):<{width}}  {_printable(text)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What geoseg does: compositions of the rooms below, one file each."""

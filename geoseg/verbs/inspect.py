@@ -1,0 +1,116 @@
+"""What a scene is, whether a model fits it, and what predicting it would take."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from geoseg.card import ModelCard
+from geoseg.errors import SceneError, TilingError
+from geoseg.manifest import Facts
+from geoseg.models import locate
+from geoseg.region import Region
+from geoseg.scene import Policy, Scene
+from geoseg.verbs.predict import BLOCK, Options, make_plan
+
+_PROBES = 3
+
+
+def inspect(scene: str | Path, model: str | Path = "default", *, indexes: tuple[int, ...] | None = None, policy: Policy | None = None) -> Facts:
+    """Facts of a scene, and whether the model takes it.
+
+    Args:
+        scene: GeoTIFF.
+        model: name of a known model, or its folder.
+        indexes: 1-based band numbers in the model's order; None to find them by name.
+        policy: which files may be opened.
+
+    Returns:
+        JSON-able facts; ``fits`` says yes, or no and why.
+
+    Raises:
+        SceneError: if the file cannot be used at all.
+        CardError: if the model cannot be read.
+    """
+    card, _ = ModelCard.read(locate(model))
+    facts: Facts = Scene.describe(scene, bands=None, indexes=None, policy=policy or Policy()).facts()
+    try:
+        fitting = Scene.describe(scene, bands=card.bands, indexes=indexes, policy=policy or Policy())
+        plan = make_plan(fitting, card, Options(), pixel_m=fitting.pixel_m, stretch=None)
+    except (SceneError, TilingError) as error:
+        return {**facts, "model": card.name, "fits": f"no: {error}"}
+    seen = "as it is" if plan.seen is plan.scene else f"resampled to {plan.seen.shape[1]} x {plan.seen.shape[0]} pixels of {card.resolution_m} m"
+    return {**facts, "model": card.name, "fits": f"yes: bands {fitting.bands} as {', '.join(card.bands)}, read {seen}"}
+
+
+def estimate(
+    scene: str | Path,
+    model: str | Path = "default",
+    *,
+    bands: tuple[int, ...] | None = None,
+    bbox: tuple[float, float, float, float] | None = None,
+    aoi: str | Path | None = None,
+    options: Options | None = None,
+    device: str = "auto",
+    policy: Policy | None = None,
+) -> Facts:
+    """What ``predict`` with the same arguments would do and take; the time from a probe of a few tiles of the scene.
+
+    Returns:
+        Tiles, blocks, memory in GB, disk in GB, free disk in GB, seconds.
+
+    Raises:
+        GeosegError: where ``predict`` would.
+    """
+    from geoseg.segmenter import Segmenter
+
+    options, folder = options or Options(), locate(model)
+    card, _ = ModelCard.read(folder)
+    described = Scene.describe(scene, bands=card.bands, indexes=bands, policy=policy or Policy())
+    region = Region.of(described.grid, bbox, None if aoi is None else Path(aoi))
+    stretch = None if described.dtype == card.scaling.dtype else described.stretch(card.scaling.percentiles)
+    plan = make_plan(described, card, options, pixel_m=described.pixel_m, stretch=stretch, region=region)
+    segmenter = Segmenter.load(folder, device=device, precision=options.precision, tta=options.tta)
+    cores = plan.cores(BLOCK)
+    tiles = sum(len(plan.tiles(core)) for core in cores)
+    shape = plan.tiles(cores[0])[0].seen.shape
+    segmenter.prepare(shape)
+    blank = np.zeros((segmenter.batch, *shape, len(card.bands)), described.dtype).transpose(0, 3, 1, 2)
+    times = []
+    for _ in range(_PROBES + 1):
+        began = time.perf_counter()
+        segmenter.logits(blank, np.ones((segmenter.batch, *shape), bool), stretch).cpu()
+        times.append((time.perf_counter() - began) / segmenter.batch)
+    canvas = 4 * (len(card.legend) + 1) * plan.tiling.tile * max(plan.field(core).width for core in cores)
+    area = region.window.area
+    where = Path(scene).parent
+    return {
+        "scene": str(scene),
+        "size": f"{described.shape[1]} x {described.shape[0]} pixels",
+        "seen": f"{plan.seen.shape[1]} x {plan.seen.shape[0]} pixels of about {card.resolution_m} m",
+        "model": f"{card.name} {card.version}",
+        "tile": plan.tiling.tile,
+        "overlap": plan.tiling.overlap,
+        "tiles": tiles,
+        "blocks": len(cores),
+        "batch": segmenter.batch,
+        "device": str(segmenter.device),
+        "precision": segmenter.precision,
+        "memory_gb": round((_resident() + 2 * canvas + 0.3e9) / 1e9, 2),
+        "disk_gb": round(area * 1.2 / 1e9, 3),
+        "disk_free_gb": round(shutil.disk_usage(where).free / 1e9, 3),
+        "seconds": round(tiles * min(times[1:]) * 1.1 + area / 15e6 + 2, 1),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+    }
+
+
+def _resident() -> float:
+    """Peak resident memory of this process so far, bytes."""
+    unit = 1024 if sys.platform == "linux" else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
