@@ -1,0 +1,57 @@
+"""Legends: unique, fitting, readable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from geoseg.errors import OptionsError
+from geoseg.legend import ISPRS, Legend
+
+LEGENDS = sorted((Path(__file__).parents[1] / "configs" / "legends").glob("*.yaml"))
+
+
+def test_isprs_has_the_contests_classes_and_colours() -> None:
+    assert [(c.name, c.rgb) for c in ISPRS.classes] == [
+        ("impervious", (255, 255, 255)),
+        ("building", (0, 0, 255)),
+        ("low_vegetation", (0, 255, 255)),
+        ("tree", (0, 255, 0)),
+        ("car", (255, 255, 0)),
+        ("clutter", (255, 0, 0)),
+    ]
+    assert ISPRS[2].title == "Building"
+
+
+@pytest.mark.parametrize("path", LEGENDS, ids=lambda path: path.stem)
+def test_shipped_legends_can_be_read(path: Path) -> None:
+    legend = Legend.from_yaml(path)
+    assert legend.name == path.stem
+    if path.stem == "isprs":
+        assert legend == ISPRS
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nclasses: [{id: 0, name: a, title: A, colour: '#000000'}]", r"classes\.0\.id"),
+        ("name: x\nclasses: [{id: 1, name: a b, title: A, colour: '#000000'}]", "must match"),
+        ("name: x\nclasses: [{id: 1, name: layer_styles, title: A, colour: '#000000'}]", "reserved"),
+        ("name: x\nclasses: [{id: 1, name: a, title: A, colour: red}]", "#rrggbb"),
+        ("name: x\nclasses: [{id: 1, name: a, title: A, colour: '#000000'}, {id: 1, name: b, title: B, colour: '#000001'}]", "id 1 occurs twice"),
+        ("name: x\nclasses: []", "classes"),
+        ("a: [", "not a readable YAML file"),
+    ],
+)
+def test_what_is_no_legend_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "legend.yaml"
+    path.write_text(text)
+    with pytest.raises(OptionsError, match=message) as caught:
+        Legend.from_yaml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionsError, match="not a readable YAML file"):
+        Legend.from_yaml(tmp_path / "none.yaml")
