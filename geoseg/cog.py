@@ -22,7 +22,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geoseg._version import __version__
-from geoseg.errors import CoverageError, OutputError
+from geoseg.errors import CoverageError, OutputError, ReadError
 from geoseg.legend import NODATA, Legend
 from geoseg.window import Window
 
@@ -116,6 +116,27 @@ def write_scalar_cog(
     with _workplace(Path(path)) as work:
         cog, _ = _build(pieces, work, Path(path), grid, style, tags)
         _publish(cog, Path(path), None)
+
+
+def preview(path: str | Path, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Read a class raster at a smaller size, from its overviews; each pixel the most frequent of those it stands for.
+
+    Args:
+        path: of a ``.tif`` that ``write_cog`` wrote.
+        shape: height and width of the answer.
+
+    Returns:
+        ``(h, w)`` uint8 class ids.
+
+    Raises:
+        ReadError: if the file cannot be read.
+    """
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, GDAL_PAM_ENABLED=False), _quiet(), rasterio.open(path, driver="GTiff") as raster:
+            classes: NDArray[np.uint8] = raster.read(1, out_shape=shape, resampling=Resampling.mode)
+    except _FAILURES as error:
+        raise ReadError(f"{path}: the class raster cannot be read ({error}); predict the scene again with --force") from error
+    return classes
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rio_cogeo.cogeo import cog_validate
 
 from geoseg import __version__, cog
-from geoseg.cog import write_cog, write_scalar_cog
+from geoseg.cog import preview, write_cog, write_scalar_cog
 from geoseg.errors import CoverageError, OutputError, ReadError
 from geoseg.legend import ISPRS
 from geoseg.window import Window
@@ -136,6 +136,14 @@ def test_it_is_a_cog_whose_overviews_hold_the_classes_of_their_pixels(tmp_path: 
         half = raster.read(1)
     fours = classes.reshape(600, 2, 800, 2).transpose(0, 2, 1, 3).reshape(600, 800, 4)
     assert (fours == half[..., np.newaxis]).any(-1).all()
+
+
+def test_a_preview_shows_the_most_frequent_classes(tmp_path: Path) -> None:
+    classes = np.kron(land(30, 40), np.ones((48, 48), np.uint8))
+    write_cog(cut(classes), tmp_path / "c.tif", grid_of(classes), ISPRS, {})
+    assert np.array_equal(preview(tmp_path / "c.tif", (30, 40)), classes[24::48, 24::48])
+    with pytest.raises(ReadError, match=r"missing\.tif"):
+        preview(tmp_path / "missing.tif", (3, 4))
 
 
 def test_names_colours_statistics_and_tags(tmp_path: Path) -> None:
