@@ -52,7 +52,7 @@ def parse(model: type[Options], table: Mapping[str, Any], where: str) -> Options
     try:
         return model.model_validate(dict(table))
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = _fields(model, first["loc"][:-1])

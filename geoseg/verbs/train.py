@@ -455,7 +455,7 @@ def _trainer(options: TrainOptions, work: Path) -> pl.Trainer:
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
-        logger=CSVLogger(work, name="", version=""),
+        logger=CSVLogger(work, name="log"),
         callbacks=[
             EMAWeightAveraging(decay=schedule.average),
             ModelCheckpoint(work, save_last=True, save_top_k=0, save_on_train_epoch_end=True),

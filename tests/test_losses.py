@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from torch.nn import functional
+
+from geoseg.losses import PartialLabelLoss, balanced_weights, partial_cross_entropy
+
+K = 5
+LOGITS = arrays.arrays(np.float32, (2, K, 3, 4), elements=st.floats(-20, 20, width=32))
+SINGLE = torch.vstack([torch.zeros(1, K, dtype=torch.bool), torch.eye(K, dtype=torch.bool)])
+SETS = arrays.arrays(bool, (7, K), elements=st.booleans()).filter(lambda sets: sets.any(1).all())
+
+
+@given(LOGITS, arrays.arrays(np.uint8, (2, 3, 4), elements=st.integers(1, K)), st.booleans())
+def test_single_classes_give_cross_entropy_and_its_gradient(logits, labels, push):
+    ours, theirs = (torch.tensor(logits, requires_grad=True) for _ in range(2))
+    loss = PartialLabelLoss(SINGLE, push=push)(ours, torch.from_numpy(labels))
+    expected = functional.cross_entropy(theirs, torch.from_numpy(labels).long() - 1)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@given(arrays.arrays(np.float32, (7, K), elements=st.floats(-20, 20, width=32)), SETS)
+def test_the_loss_is_minus_log_of_the_allowed_probability(logits, sets):
+    loss = partial_cross_entropy(torch.from_numpy(logits), torch.from_numpy(sets)).numpy()
+    scores = torch.from_numpy(logits).double().softmax(1).numpy()
+    np.testing.assert_allclose(loss, -np.log((scores * sets).sum(1)), atol=1e-4, rtol=1e-4)
+    assert (loss >= -1e-5).all()
+
+
+@given(arrays.arrays(np.float32, (7, K), elements=st.floats(-5, 5, width=32)), SETS)
+def test_push_moves_only_what_is_ruled_out(logits, sets):
+    rows = torch.tensor(logits, requires_grad=True)
+    allowed = torch.from_numpy(sets)
+    loss = partial_cross_entropy(rows, allowed, push=True)
+    torch.testing.assert_close(loss, partial_cross_entropy(rows, allowed))
+    loss.sum().backward()
+    several = allowed.sum(1) > 1
+    assert (rows.grad[several][allowed[several]] == 0).all()
+    assert (rows.grad[~allowed] > 0).all()
+
+
+@settings(max_examples=20)
+@given(LOGITS, st.booleans())
+def test_unlabelled_pixels_give_no_loss_and_no_gradient(logits, push):
+    loss = PartialLabelLoss(SINGLE, push=push)
+    pixels = torch.tensor(logits, requires_grad=True)
+    labels = torch.zeros(2, 3, 4, dtype=torch.uint8)
+    nothing = loss(pixels, labels)
+    nothing.backward()
+    assert nothing == 0
+    assert (pixels.grad == 0).all()
+    labels[0, 0, 0] = 2
+    pixels.grad = None
+    loss(pixels, labels).backward()
+    assert (pixels.grad[1] == 0).all()
+    assert (pixels.grad[0, :, 1:] == 0).all()
+
+
+def test_weights_average_over_codes():
+    logits = torch.randn(1, K, 2, 2)
+    labels = torch.tensor([[[1, 2], [2, 2]]])
+    loss = PartialLabelLoss(SINGLE, torch.tensor([9.0, 3.0, 1.0, 0, 0, 0]))(logits, labels)
+    each = functional.cross_entropy(logits, labels - 1, reduction="none").flatten()
+    torch.testing.assert_close(loss, (3 * each[0] + each[1:].sum()) / 6)
+
+
+@pytest.mark.parametrize(("power", "expected"), [(0.0, 1.0), (1.0, 4.0), (0.5, 2.0)])
+def test_balanced_weights(power, expected):
+    shares = torch.tensor([0.0, 0.2, 0.05, 0.0, 0.0, 0.0, 0.75])
+    allowed = torch.vstack([SINGLE, torch.tensor([[True, True, False, False, False]])])
+    weights = balanced_weights(shares, allowed, power=power, ambiguous=0.5)
+    torch.testing.assert_close(weights[1], torch.tensor(1.0))
+    torch.testing.assert_close(weights[2], torch.tensor(expected))
+    torch.testing.assert_close(weights[6], torch.tensor(0.5 * (1 / (5 * 0.75)) ** power))
+    assert weights[[0, 3, 4, 5]].sum() == 0

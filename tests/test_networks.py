@@ -1,0 +1,82 @@
+from functools import cache
+
+import pytest
+import torch
+from torchvision.models.segmentation import fcn_resnet50
+
+from geoseg.errors import CardError
+from geoseg.networks import build, names
+
+_SMALL = {
+    "dpt": {
+        "encoder_name": "tu-vit_tiny_patch16_224",
+        "decoder_intermediate_channels": [16, 16, 16, 16],
+        "decoder_fusion_channels": 16,
+    },
+    "fcn_resnet50": {},
+    "segformer": {"encoder_name": "mit_b0", "decoder_segmentation_channels": 32},
+    "unet": {"encoder_name": "tu-resnet10t", "decoder_channels": [32, 16, 16, 8, 8]},
+}
+_SMALLEST = {"pan": 128}  # its feature pyramid halves the stride-16 map three times
+_STRIDES = {"deeplabv3": 8, "deeplabv3plus": 16, "dpt": 16, "fcn_resnet50": 8, "pan": 16, "pspnet": 8}
+
+
+@cache
+def _network(name: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build(name, 4, 5, **_SMALL.get(name, {"encoder_name": "resnet18"})).eval()
+
+
+def test_all_twelve_and_fcn():
+    assert len(names()) == 13
+    assert names() == tuple(sorted(names()))
+
+
+@pytest.mark.parametrize("name", names())
+def test_contract(name: str):
+    network = _network(name)
+    assert network.stride == _STRIDES.get(name, 32)
+    size = _SMALLEST.get(name, 64)
+    pixels = torch.randn(2, 4, size, size + 32, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        both = network(pixels)
+        alone = network(pixels[1:])
+    assert both.shape == (2, 5, size, size + 32)
+    torch.testing.assert_close(both[1:], alone, rtol=1e-3, atol=1e-4)
+
+
+def test_fcn_is_torchvisions():
+    theirs = fcn_resnet50(weights=None, weights_backbone=None, num_classes=6, aux_loss=True).eval()
+    ours = build("fcn_resnet50", 3, 6, auxiliary=True).eval()
+    ours.load_state_dict(theirs.state_dict())
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = theirs(pixels)
+        torch.testing.assert_close(ours(pixels), expected["out"])
+        logits, auxiliary = ours.forward_with_auxiliary(pixels)
+    torch.testing.assert_close(logits, expected["out"])
+    torch.testing.assert_close(auxiliary, expected["aux"])
+    assert not any(key.startswith("aux") for key in _network("fcn_resnet50").state_dict())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "words"),
+    [
+        ("unett", {}, ["unett", "'unet'"]),
+        ("unet", {"encoder_nme": "resnet18"}, ["encoder_nme", "'encoder_name'"]),
+        ("unet", {"encoder_name": "resnet81"}, ["resnet81", "'resnet18'"]),
+        ("unet", {"encoder_name": "tu-resnet10tt"}, ["tu-resnet10tt", "'tu-resnet10t'"]),
+        ("unet", {"encoder_name": 18}, ["unknown encoder"]),
+        ("unet", {"encoder_weights": "imagenet"}, ["no option 'encoder_weights'"]),
+        ("unet", {"encoder_name": "resnet18", "decoder_channels": [8]}, ["cannot be built"]),
+        ("fcn_resnet50", {"depth": 3}, ["no option 'depth'", "auxiliary"]),
+    ],
+)
+def test_odd_facts_are_refused(architecture, options, words):
+    with pytest.raises(CardError) as caught:
+        build(architecture, 3, 6, **options)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_names_in_any_case():
+    assert build("FPN", 3, 2, encoder_name="tu-resnet10t").stride == 32

@@ -1,0 +1,158 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from geoseg.card import ModelCard
+from geoseg.errors import OptionsError, ResumeError
+from geoseg.networks import build
+from geoseg.verbs import train as room
+from geoseg.verbs.train import HeldOut, read_options, train, warmed_cosine
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
+    pytest.mark.filterwarnings("ignore:.*treespec.*"),
+]
+RECIPE = Path(__file__).parents[1] / "configs" / "train" / "default.yaml"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A set in which buildings are red, low vegetation is green, and some pixels are only known not to be buildings."""
+    root = tmp_path / "data" / "toy"
+    codes = {
+        2: {"name": "building", "allowed": ["building"]},
+        3: {"name": "low vegetation", "allowed": ["low vegetation"]},
+        10: {"name": "not building", "allowed": ["impervious", "low vegetation", "tree", "car", "clutter"]},
+    }
+    split = {"train": ["a", "b"], "val": ["c"]}
+    table = {"title": "Toy", "licence": "CC0", "attribution": "nobody", "gsd_m": 0.2, "codes": codes, "split": split}
+    rng = np.random.default_rng(0)
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True)
+    (root / "set.yaml").write_text(yaml.safe_dump(table))
+    for name in "abc":
+        labels = np.where(np.kron(rng.integers(0, 2, (6, 6)), np.ones((12, 12))) > 0, 2, 3).astype(np.uint8)
+        pixels = np.where((labels == 2)[..., None], (200, 60, 60), (60, 180, 60)) + rng.integers(-20, 20, (72, 72, 3))
+        labels[:10] = np.where(labels[:10] == 3, 10, 0)
+        Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / f"{name}.png")
+        Image.fromarray(labels).save(root / "labels" / f"{name}.png")
+    return root.parent
+
+
+def _recipe(data: Path, steps: int = 6) -> dict:
+    scaling = {"dtype": "uint8", "low": 0, "high": 255, "percentiles": [2, 98], "mean": [0.4, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
+    return {
+        "data": str(data),
+        "model": {
+            "name": "toy",
+            "version": "0",
+            "description": "A toy.",
+            "architecture": "unet",
+            "options": {"encoder_name": "tu-resnet10t", "encoder_depth": 3, "decoder_channels": [16, 16, 16]},
+            "scaling": scaling,
+            "resolution_m": 0.2,
+            "tile": 64,
+            "overlap": 16,
+            "license": "CC0-1.0",
+        },
+        "sources": [{"set": "toy"}],
+        "chips": {"size": 32, "batch": 4, "scale": [0.8, 1.2]},
+        "schedule": {"max_steps": steps, "validate_every": 3, "learning_rate": 0.003, "average": 0.5},
+        "validation": [{"name": "toy", "set": "toy"}],
+        "workers": 0,
+    }
+
+
+def test_a_model_folder_is_made_that_knows_its_task(data: Path, tmp_path: Path):
+    out = tmp_path / "toy"
+    made = train(_recipe(data, steps=20), out)
+    card, weights = ModelCard.read(out)
+    card.check(weights)
+    assert card == made
+    assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.safetensors", "training"]
+    tensors = load_file(weights)
+    assert {t.dtype for t in tensors.values()} <= {torch.float16, torch.int64}
+    network = build(card.architecture, len(card.bands), len(card.legend), **card.options)
+    network.load_state_dict(tensors)
+    assert (card.stride, card.parameters) == (8, sum(p.numel() for p in network.parameters()))
+    assert set(card.scores["toy"]["iou"]) == {"building", "low_vegetation"}
+    assert card.scores["toy"]["miou"] > 0.7
+    assert "after 20 steps" in card.scores["measured"]
+    assert card.training_data == ("toy (*): Toy. Licence: CC0. Attribution: nobody",)
+    assert json.loads((out / "model.json").read_text())["mlm:name"] == "toy"
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = train(_recipe(data), tmp_path / "whole")
+    chip = room.Chips.__getitem__
+
+    def power_cut(self, index):
+        if self.seed == 0 and self.first + index == 4:
+            raise RuntimeError("power cut")
+        return chip(self, index)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(room.Chips, "__getitem__", power_cut)
+        train(_recipe(data), tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "model.json").exists()
+    resumed = train(_recipe(data), tmp_path / "stopped")
+    assert "after 6 steps" in resumed.scores["measured"]
+    assert resumed.sha256 == whole.sha256
+    with pytest.raises(ResumeError, match="another recipe"):
+        train(_recipe(data) | {"seed": 5}, tmp_path / "stopped")
+    again = train(_recipe(data) | {"seed": 5}, tmp_path / "stopped", force=True)
+    assert again.sha256 != whole.sha256
+
+
+def test_the_clock_stops_a_run(data: Path, tmp_path: Path):
+    recipe = _recipe(data, steps=10_000)
+    recipe["schedule"]["max_minutes"] = 0.02
+    assert "in 0 minutes" in train(recipe, tmp_path / "toy").scores["measured"]
+
+
+@pytest.mark.slow
+def test_the_auxiliary_head_is_trained_and_left_out(data: Path, tmp_path: Path):
+    recipe = _recipe(data, steps=1)
+    recipe["model"] |= {"architecture": "fcn_resnet50", "options": {}}
+    recipe["chips"]["batch"] = 2
+    train(recipe, tmp_path / "fcn")
+    assert not any(key.startswith("aux") for key in load_file(tmp_path / "fcn" / "model.safetensors"))
+
+
+def test_held_out_images_are_whole_and_filled(data: Path):
+    options = read_options(_recipe(data))
+    images = room.LabelledSet.read(data / "toy", room.ISPRS).select("val")
+    pixels, labels = HeldOut(images, options.model, 32)[0]
+    assert (pixels.shape, labels.shape) == ((3, 96, 96), (96, 96))
+    assert (pixels[:, 72:] == 0).all()
+    assert (labels[72:] == 0).all()
+    assert (labels[10:72, :72] > 0).all()
+
+
+def test_the_learning_rate_rises_and_falls_to_zero():
+    rates = [warmed_cosine(p / 100, 0.1) for p in range(101)]
+    assert max(rates) == rates[10] == 1
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[0] > 0
+    assert rates[-1] == 0
+
+
+def test_the_shipped_recipe_is_readable(tmp_path: Path):
+    options = read_options(RECIPE, tmp_path)
+    assert options.data == tmp_path
+    assert not any("dubai" in source.set for source in options.sources)
+    assert all("coarse_tile*" in s.drop for s in options.sources if s.set == "hand" and "coarse_*" in s.keep)
+
+
+def test_odd_recipes_are_refused(data: Path, tmp_path: Path):
+    with pytest.raises(OptionsError, match=r"'schedule.max_step'; did you mean 'max_steps'"):
+        read_options(_recipe(data) | {"schedule": {"max_step": 3}})
+    with pytest.raises(OptionsError, match=r"data folder .* is not there"):
+        read_options(_recipe(data), tmp_path / "nowhere")
