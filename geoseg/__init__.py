@@ -1,5 +1,59 @@
-"""Turn large aerial and satellite scenes into maps."""
+"""Turn large aerial and satellite scenes into maps.
+
+The functions people call, each loaded when it is first used, so that importing geoseg imports neither torch nor dask:
+`predict` (scene to map), `segment` (xarray to xarray, lazily), `train` (labels to model), `inspect` and `estimate`
+(what a scene is, and what predicting it would take). Types: `Options`, `Policy`, `ModelCard`, `Legend`, and the errors,
+all below `GeosegError`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from geoseg._version import __version__
+from geoseg.errors import GeosegError
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from geoseg.card import ModelCard
+    from geoseg.legend import Legend
+    from geoseg.policy import Policy
+    from geoseg.verbs.inspect import estimate, inspect
+    from geoseg.verbs.predict import Options, predict
+    from geoseg.verbs.segment import segment
+    from geoseg.verbs.train import train
+
+_HOMES = {
+    "Legend": "geoseg.legend",
+    "ModelCard": "geoseg.card",
+    "Options": "geoseg.verbs.predict",
+    "Policy": "geoseg.policy",
+    "estimate": "geoseg.verbs.inspect",
+    "inspect": "geoseg.verbs.inspect",
+    "predict": "geoseg.verbs.predict",
+    "segment": "geoseg.verbs.segment",
+    "train": "geoseg.verbs.train",
+}
+
+__all__ = [
+    "GeosegError",
+    "Legend",
+    "ModelCard",
+    "Options",
+    "Policy",
+    "__version__",
+    "estimate",
+    "inspect",
+    "predict",
+    "segment",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a function or type from its home when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'geoseg' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

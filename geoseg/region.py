@@ -16,6 +16,7 @@ import shapely
 from pyproj import CRS, Transformer
 
 from geoseg.errors import GeoreferenceError, OptionsError
+from geoseg.polygons.coverage import on_map
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -75,11 +76,11 @@ class Region:
         if aoi is not None:
             parts.append(_read_area(aoi, grid))
         inverse = ~grid.transform
-        wanted = shapely.intersection_all([shapely.transform(part, lambda xy: np.column_stack(inverse * (xy[:, 0], xy[:, 1]))) for part in parts])
+        wanted = shapely.intersection_all([shapely.transform(part, lambda points: on_map(inverse, points)) for part in parts])
         left, top, right, bottom = shapely.bounds(wanted)
         if shapely.is_empty(wanted) or right <= 0 or bottom <= 0 or left >= width or top >= height:
             raise OptionsError(f"bbox/aoi and the scene do not overlap; the scene covers {tuple(round(x, 6) for x in grid.boundingbox.bbox)}")
-        window = Window.between(math.floor(top + 1e-9), math.floor(left + 1e-9), math.ceil(bottom - 1e-9), math.ceil(right - 1e-9)) & whole
+        window = Window.between(math.floor(top + 1e-6), math.floor(left + 1e-6), math.ceil(bottom - 1e-6), math.ceil(right - 1e-6)) & whole
         if window is None:
             raise OptionsError("bbox/aoi and the scene share less than a pixel")
         return cls(window, None if aoi is None else wanted)
