@@ -214,8 +214,10 @@ def _write_draft(
                 raster.write(bands, window=((window.row, window.end_row), (window.col, window.end_col)))
             proofs.append((window, _checksum(bands)))
             counts += [_histogram(band) for band in bands]
-        if int(counts[0].sum()) != scene.area:
-            raise CoverageError(f"{path}: the pieces cover {int(counts[0].sum())} of {scene.area} pixels; please report this")
+        if int(counts[0].sum()) != scene.area or len(dict(proofs)) != len(proofs):
+            raise CoverageError(
+                f"{path}: {len(proofs)} pieces cover {int(counts[0].sum())} of {scene.area} pixels, some twice or not at all; please report this"
+            )
         with _refusals(path):
             for band, count in enumerate(counts, start=1):
                 raster.update_tags(band, **_statistics(count, style.nodata))
@@ -382,6 +384,7 @@ def _publish(cog: Path, path: Path, side: bytes | None) -> None:
             draft.replace(final)
         _sync(cog)
         cog.replace(path)
+    with suppress(OSError):  # some network file systems cannot sync a folder; the file itself is safe
         _sync(path.parent)
 
 
