@@ -216,7 +216,7 @@ def _write_draft(
             counts += [_histogram(band) for band in bands]
         if int(counts[0].sum()) != scene.area or len(dict(proofs)) != len(proofs):
             raise CoverageError(
-                f"{path}: {len(proofs)} pieces cover {int(counts[0].sum())} of {scene.area} pixels, some twice or not at all; please report this"
+                f"{path}: {len(proofs)} pieces cover {int(counts[0].sum())} of {scene.area} pixels, some twice or never; please report this"
             )
         with _refusals(path):
             for band, count in enumerate(counts, start=1):
