@@ -9,7 +9,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -169,20 +169,20 @@ class Scene:
         policy = policy or Policy()
         admission = admit(path, policy)
         name = printable(os.fspath(path))
-        with (
-            _explained(name, f"cannot be read as {admission.driver}", SceneError),
-            _environment(policy),
-            _quietly_open(admission.address, admission.driver, policy) as dataset,
-        ):
+        with ExitStack() as stack:
+            stack.enter_context(_explained(name, f"cannot be read as {admission.driver}", SceneError))
+            stack.enter_context(_environment(policy))
+            dataset, placed = _quietly_open(admission.address, admission.driver, policy)
+            stack.enter_context(dataset)
             _check_size(name, dataset, policy)
             for source in admission.sources:
-                with _quietly_open(source, "GTiff", policy) as tile:
-                    _check_size(printable(source), tile, policy)
+                with _quietly_open(source, "GTiff", policy)[0] as tile:
+                    _check_size(f"{name}: its source {printable(source)}", tile, policy)
             _check_colours(name, dataset)
             found = Bands.of(name, [kind.name for kind in dataset.colorinterp], dataset.descriptions)
             choice = found.choose(bands, indexes)
             dtype = _common_dtype(name, dataset, choice.numbers, policy)
-            grid, wkt, place_notes = _georeference(name, dataset)
+            grid, wkt, place_notes = _georeference(name, dataset, placed)
             nodata, nodata_notes = _nodata(admission.address, dataset, choice.numbers, dtype)
             alphas = [number for number, kind in enumerate(found.kinds, 1) if kind == "alpha" and number not in choice.numbers]
             masked = any(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags for flags in dataset.mask_flag_enums)
@@ -332,10 +332,10 @@ class _FileReader:
         self._scene = scene
         self._whole = Window.of(scene.shape)
         self._bounds = _nodata_bounds(scene.nodata, scene.dtype)
+        address, driver = scene.address, "VRT" if scene.sources else "GTiff"
         placed = not scene.grid.transform.is_identity
-        opened = _open if placed else _quietly_open
         with _explained(scene.path, "cannot be opened any more", ReadError), _environment(scene.policy):
-            self._dataset = opened(scene.address, "VRT" if scene.sources else "GTiff", scene.policy)
+            self._dataset = _open(address, driver, scene.policy) if placed else _quietly_open(address, driver, scene.policy)[0]
             self._holes = self._bands_with_holes()
         if self._dataset.shape != scene.shape or self._dataset.count < max(scene.bands):
             self.close()
@@ -529,11 +529,15 @@ def _open(address: str, driver: str, policy: Policy) -> Any:
         return rasterio.open(Path(address), driver=driver, sharing=False)
 
 
-def _quietly_open(address: str, driver: str, policy: Policy) -> Any:
-    """Open a file that may have no georeference; geoseg has its own words for that."""
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return _open(address, driver, policy)
+def _quietly_open(address: str, driver: str, policy: Policy) -> tuple[Any, bool]:
+    """Open a file that may have no place on Earth, and tell whether it has: rasterio says so in a warning only.
+
+    Python's warning filters belong to the whole process, so this is for few files and one at a time.
+    """
+    with _quiet, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", NotGeoreferencedWarning)
+        dataset = _open(address, driver, policy)
+    return dataset, not any(issubclass(warning.category, NotGeoreferencedWarning) for warning in said)
 
 
 def _bound_block_cache() -> None:
@@ -603,9 +607,9 @@ def _common_dtype(name: str, dataset: Any, chosen: tuple[int, ...], policy: Poli
     return str(dtypes[0])
 
 
-def _georeference(name: str, dataset: Any) -> tuple[GeoBox, str | None, tuple[str, ...]]:
+def _georeference(name: str, dataset: Any, placed: bool) -> tuple[GeoBox, str | None, tuple[str, ...]]:
     """Grid, the file's own CRS as WKT, and notes."""
-    transform = dataset.transform
+    transform = dataset.transform if placed else Affine.identity()
     if transform.is_identity:
         if dataset.gcps[0] or dataset.rpcs:
             what = f"{len(dataset.gcps[0])} control points" if dataset.gcps[0] else "rational polynomials (RPC)"
@@ -641,8 +645,10 @@ def _pixel_m(grid: GeoBox) -> float | None:
     a, b, c, d, e, f = grid.transform[:6]
     cols = width / 2 + np.array([-0.5, 0, 0, 0, 0.5, 0, 0.5, 0])
     rows = height / 2 + np.array([0, -0.5, 0, 0, 0, 0.5, 0, 0.5])
+    with np.errstate(over="ignore", invalid="ignore"):
+        x, y = a * cols + b * rows + c, d * cols + e * rows + f
     try:
-        lon, lat = pyproj.Transformer.from_crs(crs, degrees, always_xy=True).transform(a * cols + b * rows + c, d * cols + e * rows + f)
+        lon, lat = pyproj.Transformer.from_crs(crs, degrees, always_xy=True).transform(x, y)
     except ProjError:
         return None
     if not np.isfinite([lon, lat]).all():

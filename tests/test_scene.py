@@ -25,7 +25,7 @@ from rasterio.rpc import RPC
 
 from geoseg.errors import BandsError, GeoreferenceError, ReadError, SceneError
 from geoseg.resample import resample, taps
-from geoseg.scene import Scene, Stretch
+from geoseg.scene import Policy, Scene, Stretch
 from geoseg.window import Window
 from tests.conftest import PLACE, SHARED, Recipe, make_scene, recipes, windows
 
@@ -356,6 +356,41 @@ def test_a_cut_file_is_refused_where_it_is_cut(tmp_path: Path, options: dict[str
         message = str(caught.value)
         assert message.startswith(f"{path}: rows 0-119, columns 0-89 cannot be decoded")
         assert message.isprintable()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # rasterio's log cannot decode what GDAL quotes
+@pytest.mark.parametrize("options", [{}, {"compress": "lzw", "tiled": True, "blockxsize": 16, "blockysize": 16, "bigtiff": "YES"}])
+def test_flipped_bytes_are_read_or_refused(tmp_path: Path, options: dict[str, object]) -> None:
+    sound = make_scene(tmp_path / "sound.tif", grey(), descriptions=("a", "b", "c"), nodata=7, **options).read_bytes()
+    rng = np.random.default_rng(7)
+    policy = Policy(max_pixels=10**7, max_block_bytes=10**8)
+    path = tmp_path / "flipped.tif"
+    told = set()
+    for _ in range(150):
+        spoilt = bytearray(sound[: rng.integers(9, len(sound))] if rng.random() < 0.1 else sound)
+        for place in rng.integers(0, min(len(spoilt), 600), rng.integers(1, 6)):
+            spoilt[place] = rng.integers(0, 256)
+        path.write_bytes(spoilt)
+        try:
+            scene = Scene.describe(path, policy=policy)
+            scene.facts()
+            scene.read(Window(-2, -2, 60, 60))
+        except SceneError as error:
+            assert str(error).startswith(str(path))
+            assert str(error).isprintable()
+            told.add(type(error))
+    assert {SceneError, ReadError} <= told
+
+
+def test_a_transform_without_a_tie_point_is_none(tmp_path: Path) -> None:
+    """GDAL hands out a pixel size with no place and only warns."""
+    path = make_scene(tmp_path / "s.tif", grey(), crs=None)
+    tag, hidden = (33922).to_bytes(2, "little"), (65000).to_bytes(2, "little")
+    path.write_bytes(path.read_bytes().replace(tag + b"\x0c\0", hidden + b"\x0c\0", 1))
+    scene = Scene.describe(path)
+    assert scene.grid.transform == Affine.identity()
+    assert "pixel coordinates" in scene.warnings[0]
+    assert scene.read(Window(0, 0, 40, 30))[1].all()
 
 
 def test_another_file_in_its_place_is_noticed(tmp_path: Path) -> None:
