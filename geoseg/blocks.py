@@ -15,7 +15,7 @@ from geoseg.errors import OutputError
 from geoseg.window import Window
 
 _STRIP = 32
-_ENVIRONMENT = {"GDAL_CACHEMAX": 64, "GDAL_PAM_ENABLED": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+_ENVIRONMENT = {"GDAL_PAM_ENABLED": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
 
 def write_block(path: Path, core: Window, bands: Iterable[tuple[Window, np.ndarray]], layers: int) -> None:

@@ -101,7 +101,7 @@ class Run:
         try:
             manifest: Facts = json.loads(self.target.read_text(encoding="utf-8"))
             sizes = {name: size for name, size in manifest["outputs"].items()}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise OutputError(f"{self.target}: not a manifest of geoseg; move it away or use --force") from error

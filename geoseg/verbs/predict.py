@@ -163,8 +163,9 @@ def make_plan(scene: Source, card: ModelCard, options: Options, *, pixel_m: floa
     """
     ratio = (pixel_m or card.resolution_m) / card.resolution_m
     if not 1 / FAR <= ratio <= FAR:
+        where = f"{scene.path}: " if isinstance(scene, Scene) else ""
         raise ResolutionError(
-            f"pixels are {pixel_m:.3g} m on the ground, model {card.name!r} needs about {card.resolution_m:.3g} m "
+            f"{where}pixels are {pixel_m:.3g} m on the ground, model {card.name!r} needs about {card.resolution_m:.3g} m "
             f"({card.resolution_m / FAR:.3g} to {card.resolution_m * FAR:.3g} m); resample the scene or choose another model"
         )
     seen = scene
