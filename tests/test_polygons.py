@@ -96,7 +96,7 @@ def equal(one: Faces, other: Faces) -> bool:
     return all(np.array_equal(getattr(one, name), getattr(other, name), equal_nan=name == "confidence") for name in names)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(classes=rasters())
 def test_polygons_give_back_the_raster_and_form_a_valid_coverage(classes):
     faces = outline(classes)
@@ -114,7 +114,7 @@ def test_polygons_give_back_the_raster_and_form_a_valid_coverage(classes):
     assert np.array_equal(np.bincount(faces.class_id, faces.pixels, 256)[1:], np.bincount(classes.ravel(), minlength=256)[1:])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(classes=rasters())
 def test_faces_are_those_of_rasterio(classes):
     faces = outline(classes)
@@ -128,7 +128,7 @@ def test_faces_are_those_of_rasterio(classes):
     )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(data=st.data(), classes=rasters(), with_confidence=st.booleans())
 def test_faces_do_not_depend_on_the_blocks(data, classes, with_confidence):
     confidence = (np.arange(classes.size).reshape(classes.shape) * 37 % 256).astype(np.uint8) if with_confidence else None
@@ -136,7 +136,7 @@ def test_faces_do_not_depend_on_the_blocks(data, classes, with_confidence):
     assert equal(outline(classes, data.draw(layouts(classes.shape)), confidence), outline(classes, None, confidence))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(classes=rasters(), seed=st.integers(0, 2**32))
 def test_faces_are_counted_and_ordered_as_pixel_by_pixel(classes, seed):
     confidence = np.random.default_rng(seed).choice([0, 60, 254, 255], classes.shape).astype(np.uint8)
@@ -156,7 +156,7 @@ def test_faces_are_counted_and_ordered_as_pixel_by_pixel(classes, seed):
     assert firsts == sorted(firsts)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data(), classes=rasters())
 def test_arcs_are_the_edges_between_classes_once_each(data, classes):
     arcs = trace(cut(classes, data.draw(layouts(classes.shape))), classes.shape)

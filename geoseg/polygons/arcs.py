@@ -131,6 +131,7 @@ class _Tracer:
         self._tallies = np.zeros((1024, 6), np.int64)
         self._labels = 1  # label 0 is outside
         self._nodes = 0  # number of the first node on the upper border of the next band
+        self._points: list[NDArray[np.int32]] = []
         self._pieces: list[tuple[NDArray[np.int32] | NDArray[np.int64], ...]] = []
 
     def add(self, classes: NDArray[np.uint8], confidence: NDArray[np.uint8] | None) -> None:
@@ -143,14 +144,14 @@ class _Tracer:
     def finish(self) -> Arcs:
         """Close what is open with a row of outside, and number the faces."""
         self._scan(np.zeros((1, self._width), np.uint8), np.empty((0, 0), np.uint8))
-        points, lengths, left, right, start, end = (np.concatenate(column) for column in zip(*self._pieces, strict=True))
+        lengths, left, right, start, end = (np.concatenate(column) for column in zip(*self._pieces, strict=True))
         self._pieces.clear()
         faces, tallies = _number_faces(self._forest[: self._labels], self._tallies[: self._labels])
         pixels = tallies[:, _PIXELS]
         with np.errstate(invalid="ignore"):
             confidence = tallies[:, _CONFIDENCE] / (254 * tallies[:, _CONFIDENT])
         return Arcs(
-            points=points,
+            points=_drained(self._points),
             offsets=np.concatenate([[0], np.cumsum(lengths)]),
             left=faces[left],
             right=faces[right],
@@ -169,9 +170,21 @@ class _Tracer:
         )
         points, lengths, sides, ends = _chain(vertices)
         codes = np.where(ends < 0, -1, ends.astype(np.int64) + 4 * self._nodes)
-        self._pieces.append((points, lengths, sides[:, 0], sides[:, 1], codes[:, 0], codes[:, 1]))
+        self._points.append(points)
+        self._pieces.append((lengths, sides[:, 0], sides[:, 1], codes[:, 0], codes[:, 1]))
         self._nodes += nodes - hanging
         self._row += len(classes)
+
+
+def _drained(pieces: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """The pieces (N, 2) in one array; each is let go as soon as it is copied, so that memory does not double."""
+    whole, at = np.empty((sum(map(len, pieces)), 2), np.int32), 0
+    pieces.reverse()
+    while pieces:
+        piece = pieces.pop()
+        whole[at : at + len(piece)] = piece
+        at += len(piece)
+    return whole
 
 
 @inlined
@@ -471,7 +484,7 @@ def _chain(
             codes[arcs, 0], codes[arcs, 1] = -1 if closed else -1 - start, end
             count = after
             arcs += 1
-    return points[:count], lengths[:arcs], sides[:arcs], codes[:arcs]
+    return points[:count].copy(), lengths[:arcs].copy(), sides[:arcs].copy(), codes[:arcs].copy()
 
 
 @Kernel

@@ -71,7 +71,7 @@ def pixel_areas(grid: GeoBox, at: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _middles(length: int) -> NDArray[np.float64]:
     count = min(length, _NODES)
-    return (np.arange(count) + 0.5) * (length / count)
+    return np.asarray((np.arange(count) + 0.5) * (length / count), np.float64)
 
 
 def _interpolated(lattice: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
