@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +21,7 @@ _ENVIRONMENT = {"GDAL_PAM_ENABLED": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY
 
 
 def write_block(path: Path, core: Window, bands: Iterable[tuple[Window, np.ndarray]], layers: int) -> None:
-    """Write one block's answers; the file appears only when it is complete and durable.
+    """Write one block's answers; the file appears only when it is complete, read back and durable.
 
     Args:
         path: target.
@@ -37,16 +39,31 @@ def write_block(path: Path, core: Window, bands: Iterable[tuple[Window, np.ndarr
         with rasterio.Env(**_ENVIRONMENT), rasterio.open(
             part, "w", driver="GTiff", compress="zstd", zstd_level=1, blockysize=_STRIP, bigtiff="IF_SAFER", **shape
         ) as file:
+            proofs = []
             for window, values in bands:
-                rows, cols = window.within(core)
-                file.write(values, window=rasterio.windows.Window.from_slices(rows, cols))
+                place = rasterio.windows.Window.from_slices(*window.within(core))
+                file.write(values, window=place)
+                proofs.append((place, zlib.crc32(np.ascontiguousarray(values))))
+        _verify(part, proofs)
         with part.open("rb") as written:
             os.fsync(written.fileno())
         part.replace(path)
-    except (rasterio.errors.RasterioIOError, OSError) as error:
+    except (rasterio.errors.RasterioError, OSError) as error:
         raise OutputError(f"{path.parent}: a block cannot be written, the disk may be full ({_line(error)}); free space or choose another --out") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _verify(part: Path, proofs: Iterable[tuple[rasterio.windows.Window, int]]) -> None:
+    """Read a file back: closing one on a full disk is not always an error.
+
+    Raises:
+        OSError: if it does not hold what was written.
+    """
+    with rasterio.Env(**_ENVIRONMENT), rasterio.open(part, driver="GTiff", sharing=False) as file:
+        for place, proof in proofs:
+            if zlib.crc32(np.ascontiguousarray(file.read(window=place))) != proof:
+                raise OSError(errno.ENOSPC, "it does not read back as it was written")
 
 
 class BlockMosaic:
@@ -90,7 +107,7 @@ class BlockMosaic:
                         source = rasterio.windows.Window.from_slices(*common.within(core))
                         values[:, *common.within(window)] = files[path].read(self._indexes, window=source)
                     yield window, values
-            except rasterio.errors.RasterioIOError as error:
+            except rasterio.errors.RasterioError as error:
                 raise OutputError(f"{path}: a finished block cannot be read back ({_line(error)}); run again with --force") from error
             finally:
                 for file in files.values():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
 import time
 from enum import StrEnum
@@ -72,6 +74,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 
 def main() -> NoReturn:
     """Run the command line: a refusal is one line and exit status 2; anything else is a bug and keeps its traceback."""
+    _hush_libraries()
     try:
         app(standalone_mode=True)
     except GeosegError as error:
@@ -81,6 +84,26 @@ def main() -> NoReturn:
         print("geoseg: interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     sys.exit(0)
+
+
+def _hush_libraries() -> None:
+    """Keep what GDAL and libtiff print by themselves off the terminal: it reaches the user in our own words.
+
+    libtiff writes to file descriptor 2 past every handler, so Python's stderr moves to a copy of it and the descriptor
+    itself goes nowhere. GEOSEG_DEBUG=1 leaves everything as it was.
+    """
+    logging.getLogger("rasterio").addHandler(logging.NullHandler())
+    if os.environ.get("GEOSEG_DEBUG") or sys.stderr is not sys.__stderr__:
+        return
+    try:
+        copy = os.dup(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(copy, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 @app.callback(invoke_without_command=True)

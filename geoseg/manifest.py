@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from geoseg.errors import OutputError, ResumeError
+from geoseg.errors import GeosegError, OutputError, ResumeError
 from geoseg.window import Window
 
 Facts = dict[str, Any]
@@ -152,19 +152,19 @@ class Run:
         write_json(notes, {"identity": self.identity, "facts": self.facts})
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Give the folder back; remove it where it holds nothing worth going on from."""
-        for path in self.work.glob("*.part*"):
-            path.unlink(missing_ok=True)
-        if kind is not None and not any(self.work.glob("block-*")):
-            self.remove()
-            if self._made_out and not any(self.out.iterdir()):
+        """Give the folder back: what is half-written goes, finished blocks stay, and a folder without any goes too."""
+        worth = kind is not None and any(self.work.glob("block-*[0-9].tif"))
+        for path in self.work.glob("*"):
+            if not worth or not (path.name in ("lock", "run.json") or path.match("block-*[0-9].tif")):
+                path.unlink(missing_ok=True) if not path.is_dir() else shutil.rmtree(path, ignore_errors=True)
+        if not worth and self.work.exists():
+            self.work.rmdir()
+            if kind is not None and self._made_out and not any(self.out.iterdir()):
                 self.out.rmdir()
         if self._lock is not None:
             os.close(self._lock)
-
-    def remove(self) -> None:
-        """Remove the work folder."""
-        shutil.rmtree(self.work, ignore_errors=True)
+        if worth and isinstance(error, GeosegError):
+            raise type(error)(f"{error} (finished blocks are kept in {self.work}; the same command goes on from there)") from error
 
     def block(self, core: Window) -> Path:
         """Where the finished block with this core is kept; the file exists only when the block is complete."""
@@ -181,7 +181,7 @@ class Run:
                 raise OutputError(f"{self.out / name}: exists already; use --force to replace it or choose another --out")
 
     def publish(self, names: Iterable[str], manifest: Facts) -> Facts:
-        """Move results from the work folder to their places, the manifest last, and remove the folder.
+        """Move results from the work folder to their places, the manifest last.
 
         Args:
             names: file names, in the work folder now.
@@ -204,7 +204,6 @@ class Run:
             os.close(folder)
         whole = {"identity": self.identity, **manifest, "facts": self.facts, "outputs": sizes}
         write_json(self.target, whole)
-        self.remove()
         return whole
 
 

@@ -44,14 +44,15 @@ def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [300, 2_000, 50_000])
+def test_a_full_disk_is_one_clear_line(tmp_path: Path, limit: int) -> None:
     import resource
 
     core = Window(0, 0, 600, 600)
-    noise = np.random.default_rng(0).integers(0, 256, (1, 600, 600), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256 if limit > 2_000 else 2, (1, 600, 600), dtype=np.uint8)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises(OutputError, match="the disk may be full"):
             write_block(tmp_path / "block-0.tif", core, iter([(core, noise)]), 1)

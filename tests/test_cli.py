@@ -136,10 +136,10 @@ def test_kill_9_at_any_moment_and_run_again(reference: Path, photo: Path, model:
         process.wait()
         assert kept <= finished_blocks(work)
         kept = finished_blocks(work)
-    assert 6 <= len(kept) < 56
+    assert 6 <= len(kept) < 48
     done = geoseg(*arguments)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "photo.manifest.json").read_text())["blocks"] == {"total": 56, "taken_up": len(kept)}
+    assert json.loads((tmp_path / "photo.manifest.json").read_text())["blocks"] == {"total": 48, "taken_up": len(kept)}
     for name in ("classes.tif", "classes.tif.aux.xml", "confidence.tif", "scores.tif", "polygons.gpkg"):
         assert digest(tmp_path / f"photo_{name}") == digest(reference / f"photo_{name}"), name
     assert not work.exists()
@@ -238,13 +238,16 @@ def test_refusals_are_one_line_and_leave_nothing(bad: Path, model: Path, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(photo: Path, model: Path, tmp_path: Path) -> None:
-    """No file may grow beyond 20 kB, which is what a full disk looks like to the writer."""
-    code = f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from geoseg.cli import main; import geoseg.verbs.predict; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); sys.argv = ['geoseg', 'predict', {str(photo)!r}, '-m', {str(model)!r}, '--out', {str(tmp_path / 'out')!r}]; main()"
+@pytest.mark.parametrize(("limit", "kept"), [(2_000, False), (200_000, True)])
+def test_a_full_disk_is_one_line_and_leaves_no_half_result(photo: Path, model: Path, tmp_path: Path, limit: int, kept: bool) -> None:
+    """No file may grow beyond a limit, which is what a full disk looks like to the writer; blocks that were finished stay."""
+    code = f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from geoseg.cli import main; import geoseg.verbs.predict; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.argv = ['geoseg', 'predict', {str(photo)!r}, '-m', {str(model)!r}, '--out', {str(tmp_path / 'out')!r}]; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": str(tmp_path / "numba")})
     assert done.returncode == 2, done.stderr
     assert "disk" in done.stderr.splitlines()[-1]
-    assert not (tmp_path / "out").exists()
+    assert ("finished blocks are kept" in done.stderr) == kept
+    assert [path.name for path in (tmp_path / "out").glob("*")] == ([".geoseg-photo"] if kept else [])
+    assert not kept or all(path.name in ("lock", "run.json") or path.name.startswith("block-") for path in (tmp_path / "out" / ".geoseg-photo").iterdir())
 
 
 def test_results_that_cannot_be_written_are_refused(photo: Path, model: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from geoseg.manifest import Facts
 from geoseg.models import locate
 from geoseg.region import Region
 from geoseg.scene import Policy, Scene
-from geoseg.verbs.predict import BLOCK, Options, make_plan
+from geoseg.verbs.predict import BLOCK, Options, disk_bytes, make_plan
 
 _PROBES = 3
 
@@ -103,7 +103,7 @@ def estimate(
         "device": str(segmenter.device),
         "precision": segmenter.precision,
         "memory_gb": round((_resident() + 2 * canvas + 0.3e9) / 1e9, 2),
-        "disk_gb": round(area * 1.2 / 1e9, 3),
+        "disk_gb": round(disk_bytes(plan) / 1e9, 3),
         "disk_free_gb": round(shutil.disk_usage(where).free / 1e9, 3),
         "seconds": round(tiles * min(times[1:]) * 1.1 + area / 15e6 + 2, 1),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),

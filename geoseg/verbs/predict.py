@@ -306,12 +306,21 @@ def _finite(area: float) -> float | None:
     return round(area, 3) if math.isfinite(area) else None
 
 
+def disk_bytes(plan: Plan) -> int:
+    """About what work and results of a plan take on disk: a byte a pixel, and one more for each four classes of scores."""
+    layers = plan.layers(8) - 2
+    return 4 * 2**20 + plan.region.window.area * (1 + layers // 4)
+
+
 def _check_room(folder: Path, plan: Plan) -> None:
-    """Refuse at once when the disk cannot even hold a well compressed result."""
-    need = 2**20 + plan.region.window.area // 20
-    free = shutil.disk_usage(folder).free
+    """Refuse at once when the disk cannot hold the result.
+
+    Raises:
+        OutputError: if so.
+    """
+    free, need = shutil.disk_usage(folder).free, disk_bytes(plan)
     if free < need:
-        raise OutputError(f"{folder.parent}: the disk is full, {free / 2**20:.1f} MB free and at least {need / 2**20:.1f} MB needed; free space or choose another --out")
+        raise OutputError(f"{folder.parent}: the disk is full: {free / 1e6:,.1f} MB free, about {need / 1e6:,.1f} MB needed; free space or choose another --out")
 
 
 def _predict_blocks(run: Run, plan: Plan, segmenter: Segmenter, todo: list[Window], batch: int | None, watch: Callable[[Progress], None]) -> None:
