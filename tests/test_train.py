@@ -91,17 +91,27 @@ def test_a_model_folder_is_made_that_knows_its_task(data: Path, tmp_path: Path):
 def test_a_stopped_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = train(_recipe(data), tmp_path / "whole")
     chip = room.Chips.__getitem__
+    trained: list[int] = []
 
-    def power_cut(self, index):
-        if self.seed == 0 and self.first + index == 4:
-            raise RuntimeError("power cut")
-        return chip(self, index)
+    def until(limit: int):
+        def getitem(self, index):
+            if self.seed == 0:
+                trained.append(self.first + index)
+                if self.first + index == limit:
+                    raise RuntimeError("power cut")
+            return chip(self, index)
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(room.Chips, "__getitem__", power_cut)
+        return getitem
+
+    monkeypatch.setattr(room.Chips, "__getitem__", until(4))
+    with pytest.raises(RuntimeError, match="power cut"):
         train(_recipe(data), tmp_path / "stopped")
+    assert (tmp_path / "stopped" / "training" / "last.ckpt").exists()
     assert not (tmp_path / "stopped" / "model.json").exists()
+    trained.clear()
+    monkeypatch.setattr(room.Chips, "__getitem__", until(-1))
     resumed = train(_recipe(data), tmp_path / "stopped")
+    assert trained == [3, 4, 5]
     assert "after 6 steps" in resumed.scores["measured"]
     assert resumed.sha256 == whole.sha256
     with pytest.raises(ResumeError, match="another recipe"):

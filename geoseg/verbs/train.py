@@ -34,6 +34,7 @@ from geoseg.options import parse, read_table
 _log = logging.getLogger(__name__)
 _CODES = 256
 _WORK = "training"
+_LAST = "last"
 
 
 class _Table(BaseModel):
@@ -458,14 +459,14 @@ def _trainer(options: TrainOptions, work: Path) -> pl.Trainer:
         logger=CSVLogger(work, name="log"),
         callbacks=[
             EMAWeightAveraging(decay=schedule.average),
-            ModelCheckpoint(work, save_last=True, save_top_k=0, save_on_train_epoch_end=True),
+            ModelCheckpoint(work, filename=_LAST, enable_version_counter=False, save_on_train_epoch_end=True),
         ],
     )
 
 
 def _checkpoint(work: Path, options: TrainOptions, *, force: bool) -> Path | None:
     """The checkpoint to go on from, if any; also writes down the recipe of this run."""
-    recipe, last = work / "recipe.json", work / "last.ckpt"
+    recipe, last = work / "recipe.json", work / f"{_LAST}.ckpt"
     facts = options.model_dump_json(exclude={"data", "workers", "threads"}, indent=2)
     if last.exists() and not force:
         if recipe.read_text(encoding="utf-8") != facts:
