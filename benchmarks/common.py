@@ -31,7 +31,7 @@ def parse(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def tell(facts: dict[str, Any], as_json: bool) -> None:  # noqa: FBT001
+def tell(facts: dict[str, Any], as_json: bool) -> None:
     """Print the result."""
     print("\n".join(f"{key:24} {value}" for key, value in facts.items()))
     if as_json:
@@ -42,9 +42,14 @@ def hardware() -> str:
     """One line on machine and versions."""
     import torch
 
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.machine())
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
+        platform.machine(),
+    )
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{os.cpu_count()} x {model}{gpu}, torch {torch.__version__}, rasterio {rasterio.__version__}, Python {platform.python_version()}"
+    return (
+        f"{os.cpu_count()} x {model}{gpu}, torch {torch.__version__}, rasterio {rasterio.__version__}, Python {platform.python_version()}"
+    )
 
 
 @contextmanager
@@ -61,7 +66,9 @@ def make_scene(path: Path, side: int) -> Path:
     pair = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
     cell = np.concatenate([pair, pair[:, :, ::-1]], axis=2)
     profile = {"driver": "GTiff", "height": side, "width": side, "count": 3, "dtype": "uint8", "crs": crs, "transform": transform}
-    with rasterio.open(path, "w", **profile, tiled=True, blockxsize=512, blockysize=512, compress="jpeg", photometric="ycbcr", jpeg_quality=85) as file:
+    with rasterio.open(
+        path, "w", **profile, tiled=True, blockxsize=512, blockysize=512, compress="jpeg", photometric="ycbcr", jpeg_quality=85
+    ) as file:
         cols = np.arange(side) % cell.shape[2]
         for row in range(0, side, 512):
             rows = np.arange(row, min(row + 512, side)) % cell.shape[1]
@@ -69,7 +76,9 @@ def make_scene(path: Path, side: int) -> Path:
     return path
 
 
-def make_model(folder: Path, architecture: str, options: dict[str, Any], *, stride: int, tile: int, overlap: int, state: dict[str, Any] | None = None) -> Path:
+def make_model(
+    folder: Path, architecture: str, options: dict[str, Any], *, stride: int, tile: int, overlap: int, state: dict[str, Any] | None = None
+) -> Path:
     """A model folder with random (seeded) or given weights, for the demo scene's bands and pixel size."""
     import safetensors.torch
     import torch

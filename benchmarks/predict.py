@@ -94,12 +94,14 @@ def plain(task: dict[str, Any]) -> dict[str, Any]:
 def measure(*, quick: bool) -> dict[str, Any]:
     """All measurements."""
     from geoseg.card import ModelCard
-    from geoseg.verbs.predict import Options, make_plan
+    from geoseg.engine import Options, make_plan
     from geoseg.verbs.segment import ArraySource
     from geoseg.window import Window
 
     def call(kind: str, **task: Any) -> dict[str, Any]:
-        facts = child("benchmarks.predict", {"kind": kind, **{key: str(value) if isinstance(value, Path) else value for key, value in task.items()}})
+        facts = child(
+            "benchmarks.predict", {"kind": kind, **{key: str(value) if isinstance(value, Path) else value for key, value in task.items()}}
+        )
         print(f"# {kind} {task.get('label', '')}: {facts}", file=sys.stderr, flush=True)
         return facts
 

@@ -20,8 +20,8 @@ from benchmarks.common import DEMO, hardware, make_model, parse, tell, workplace
 from geoseg import networks
 from geoseg.blend import TAPERS
 from geoseg.card import ModelCard
+from geoseg.engine import Options, make_plan, predict_block
 from geoseg.segmenter import Segmenter
-from geoseg.verbs.predict import Options, make_plan, predict_block
 from geoseg.verbs.segment import ArraySource
 from geoseg.window import Window
 
@@ -68,13 +68,15 @@ def measure(*, quick: bool) -> dict[str, Any]:
     default = Segmenter.load("geoseg/models/default")
     labels = classes(pixels, default, Options())
     with workplace() as folder:
-        model = make_model(folder / "m", "unet", {"encoder_name": "resnet18"}, stride=32, tile=TILE, overlap=OVERLAP, state=train(pixels, labels, steps))
+        model = make_model(
+            folder / "m", "unet", {"encoder_name": "resnet18"}, stride=32, tile=TILE, overlap=OVERLAP, state=train(pixels, labels, steps)
+        )
         segmenter = Segmenter.load(model, precision="fp32")
         card, _ = ModelCard.read(model)
     logits = segmenter.logits(pixels[None], np.ones((1, *pixels.shape[1:]), bool))[0]
     reference = np.array(card.legend.ids, np.uint8)[logits.argmax(0).numpy()]
     distance = np.minimum.reduce(np.meshgrid(*(np.minimum(np.arange(n), np.arange(n)[::-1]) for n in reference.shape), indexing="ij"))
-    facts: dict[str, Any] = {"side": side, "classes_seen": int(len(np.unique(reference)))}
+    facts: dict[str, Any] = {"side": side, "classes_seen": len(np.unique(reference))}
     for taper in TAPERS:
         differs = classes(pixels, segmenter, Options(taper=taper)) != reference
         facts[f"{taper}_interior_pct"] = round(100 * float(differs[distance >= INTERIOR].mean()), 5)

@@ -16,17 +16,18 @@ from geoseg.errors import GeosegError
 
 if TYPE_CHECKING:
     from geoseg.card import ModelCard
+    from geoseg.engine import Options
     from geoseg.legend import Legend
     from geoseg.policy import Policy
     from geoseg.verbs.inspect import estimate, inspect
-    from geoseg.verbs.predict import Options, predict
+    from geoseg.verbs.predict import predict
     from geoseg.verbs.segment import segment
     from geoseg.verbs.train import train
 
 _HOMES = {
     "Legend": "geoseg.legend",
     "ModelCard": "geoseg.card",
-    "Options": "geoseg.verbs.predict",
+    "Options": "geoseg.engine",
     "Policy": "geoseg.policy",
     "estimate": "geoseg.verbs.inspect",
     "inspect": "geoseg.verbs.inspect",

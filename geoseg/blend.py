@@ -104,7 +104,13 @@ class Canvas:
             end = min(low + size, seen[axis] + logits.shape[1 + axis], window[axis] + tile - self._rim)
             if first >= end:
                 return
-            spans.append((slice(first - low, end - low), slice(first - seen[axis], end - seen[axis]), slice(first - window[axis], end - window[axis])))
+            spans.append(
+                (
+                    slice(first - low, end - low),
+                    slice(first - seen[axis], end - seen[axis]),
+                    slice(first - window[axis], end - window[axis]),
+                )
+            )
         (rows, seen_rows, tile_rows), (cols, seen_cols, tile_cols) = spans
         weights = self._weights[tile_rows, tile_cols]
         for total, part in zip(self._sum[:, rows, cols], logits[:, seen_rows, seen_cols], strict=True):

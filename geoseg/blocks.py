@@ -36,20 +36,23 @@ def write_block(path: Path, core: Window, bands: Iterable[tuple[Window, np.ndarr
     shape = {"count": layers, "height": core.height, "width": core.width, "dtype": "uint8", "interleave": "band"}
     shape["transform"] = rasterio.Affine(1, 0, core.col + 1, 0, -1, -core.row)  # any place will do: rasterio warns where there is none
     try:
-        with rasterio.Env(**_ENVIRONMENT), rasterio.open(
-            part, "w", driver="GTiff", compress="zstd", zstd_level=1, blockysize=_STRIP, bigtiff="IF_SAFER", **shape
-        ) as file:
+        with (
+            rasterio.Env(**_ENVIRONMENT),
+            rasterio.open(part, "w", driver="GTiff", compress="zstd", zstd_level=1, blockysize=_STRIP, bigtiff="IF_SAFER", **shape) as file,
+        ):
             proofs = []
             for window, values in bands:
                 place = rasterio.windows.Window.from_slices(*window.within(core))
                 file.write(values, window=place)
-                proofs.append((place, zlib.crc32(np.ascontiguousarray(values))))
+                proofs.append((place, zlib.crc32(values.tobytes())))
         _verify(part, proofs)
         with part.open("rb") as written:
             os.fsync(written.fileno())
         part.replace(path)
     except (rasterio.errors.RasterioError, OSError) as error:
-        raise OutputError(f"{path.parent}: a block cannot be written, the disk may be full ({_line(error)}); free space or choose another --out") from error
+        raise OutputError(
+            f"{path.parent}: a block cannot be written, the disk may be full ({_line(error)}); free space or choose another --out"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -62,7 +65,7 @@ def _verify(part: Path, proofs: Iterable[tuple[rasterio.windows.Window, int]]) -
     """
     with rasterio.Env(**_ENVIRONMENT), rasterio.open(part, driver="GTiff", sharing=False) as file:
         for place, proof in proofs:
-            if zlib.crc32(np.ascontiguousarray(file.read(window=place))) != proof:
+            if zlib.crc32(file.read(window=place).tobytes()) != proof:
                 raise OSError(errno.ENOSPC, "it does not read back as it was written")
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self
 
 import typer
 
@@ -17,7 +17,9 @@ from geoseg import __version__
 from geoseg.errors import GeosegError
 
 if TYPE_CHECKING:
-    from geoseg.verbs.predict import Options, Progress
+    import rich.progress
+
+    from geoseg.verbs.predict import Progress
 
 app = typer.Typer(
     name="geoseg",
@@ -78,10 +80,10 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except GeosegError as error:
-        print(f"geoseg: error: {_printable(str(error))}", file=sys.stderr)  # noqa: T201
+        print(f"geoseg: error: {_printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("geoseg: interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        print("geoseg: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 
@@ -93,14 +95,15 @@ def _hush_libraries() -> None:
     itself goes nowhere. GEOSEG_DEBUG=1 leaves everything as it was.
     """
     logging.getLogger("rasterio").addHandler(logging.NullHandler())
-    if os.environ.get("GEOSEG_DEBUG") or sys.stderr is not sys.__stderr__:
+    terminal = sys.__stderr__
+    if os.environ.get("GEOSEG_DEBUG") or terminal is None or sys.stderr is not terminal:
         return
     try:
-        copy = os.dup(sys.stderr.fileno())
+        copy = os.dup(terminal.fileno())
     except (OSError, ValueError):
         return
-    sys.stderr.flush()
-    sys.stderr = os.fdopen(copy, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    terminal.flush()
+    sys.stderr = os.fdopen(copy, "w", buffering=1, encoding=terminal.encoding, errors="backslashreplace")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
@@ -145,11 +148,12 @@ def predict(
 
     A killed run goes on when the same command is given again.
     """
-    from geoseg.verbs import predict as verb
+    from geoseg.engine import BLOCK, Options
+    from geoseg.verbs.predict import predict as verb
 
-    options = verb.Options(tile, overlap, taper.value, tta.value, precision.value, scores)
-    with _progress(silent=quiet or as_json) as watch:
-        manifest = verb.predict(
+    options = Options(tile, overlap, taper.value, tta.value, precision.value, scores)
+    with Watcher(silent=quiet or as_json) as watch:
+        manifest = verb(
             scene,
             model,
             out=out,
@@ -160,7 +164,7 @@ def predict(
             device=device,
             batch=batch,
             compile=compile_,
-            block=block or verb.BLOCK,
+            block=block or BLOCK,
             confidence=confidence,
             vectors=polygons,
             quicklook=quicklook,
@@ -207,8 +211,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what `predict` would do: tiles, blocks, and expected memory, disk and time from a short probe."""
+    from geoseg.engine import Options
     from geoseg.verbs import inspect
-    from geoseg.verbs.predict import Options
 
     facts = inspect.estimate(
         scene,
@@ -240,8 +244,17 @@ def models_list(as_json: AsJson = False) -> None:
     """List the models that can be used by name."""
     from geoseg.models import cards
 
-    known = {name: {"version": card.version, "architecture": card.architecture, "bands": ", ".join(card.bands), "resolution_m": card.resolution_m,
-                    "classes": len(card.legend), "license": card.license} for name, card in cards().items()}  # fmt: skip
+    known = {
+        name: {
+            "version": card.version,
+            "architecture": card.architecture,
+            "bands": ", ".join(card.bands),
+            "resolution_m": card.resolution_m,
+            "classes": len(card.legend),
+            "license": card.license,
+        }
+        for name, card in cards().items()
+    }
     if as_json:
         typer.echo(json.dumps(known))
         return
@@ -258,10 +271,14 @@ def models_show(name: Annotated[str, typer.Argument(help="Name of a model, or it
     typer.echo(ModelCard.read(locate(name))[0].to_json(), nl=False)
 
 
-def _policy(allow_vrt: bool, sidecars: bool, max_pixels: float | None) -> Any:  # noqa: FBT001 flags of the command line
+def _policy(allow_vrt: bool, sidecars: bool, max_pixels: float | None) -> Any:
     from geoseg.scene import Policy
 
-    return Policy(allow_vrt=allow_vrt, sidecars=sidecars) if max_pixels is None else Policy(allow_vrt=allow_vrt, sidecars=sidecars, max_pixels=int(max_pixels))
+    return (
+        Policy(allow_vrt=allow_vrt, sidecars=sidecars)
+        if max_pixels is None
+        else Policy(allow_vrt=allow_vrt, sidecars=sidecars, max_pixels=int(max_pixels))
+    )
 
 
 def _numbers(text: str | None) -> Any:
@@ -287,24 +304,19 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
 
 
-class _progress:  # noqa: N801 used like a function
+class Watcher:
     """A bar on a terminal, a plain line every few seconds elsewhere, nothing if silent."""
 
     EVERY_S = 5.0
 
     def __init__(self, *, silent: bool) -> None:
-        self._silent, self._live, self._bar = silent, sys.stderr.isatty(), None
+        self._silent, self._bar = silent, _bar() if sys.stderr.isatty() and not silent else None
         self._began, self._told, self._stage = time.monotonic(), 0.0, ""
 
-    def __enter__(self) -> _progress:
-        if self._live and not self._silent:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    def __enter__(self) -> Self:
+        if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task("starting", total=None, rate="")
+            self._bar.add_task("starting", total=None, rate="")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -312,19 +324,30 @@ class _progress:  # noqa: N801 used like a function
             self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
+        """Show how far the run is."""
         now = time.monotonic()
         if progress.stage != self._stage:
             self._began, self._stage, self._told = now, progress.stage, 0.0
-        seconds = max(now - self._began, 1e-9)
-        rate = f"{progress.done / seconds:.1f} tiles/s, {progress.mpx / seconds:.2f} Mpx/s" if progress.stage == "predict" and progress.done else ""
-        if self._silent:
-            return
+        seconds, rate = max(now - self._began, 1e-9), ""
+        if progress.stage == "predict" and progress.done:
+            rate = f"{progress.done / seconds:.1f} tiles/s, {progress.mpx / seconds:.2f} Mpx/s"
         if self._bar is not None:
-            self._bar.update(self._task, description=progress.stage, completed=progress.done, total=progress.total, rate=rate)
-        elif now - self._told >= self.EVERY_S:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, description=progress.stage, completed=progress.done, total=progress.total, rate=rate)
+        elif not self._silent and now - self._told >= self.EVERY_S:
             self._told = now
-            left = f", {seconds * (progress.total - progress.done) / progress.done:.0f} s left" if rate else ""
-            typer.echo(f"geoseg: {progress.stage} {progress.done} of {progress.total}" + (f", {rate}{left}" if rate else ""), err=True)
+            left = f", {rate}, {seconds * (progress.total - progress.done) / progress.done:.0f} s left" if rate else ""
+            typer.echo(f"geoseg: {progress.stage} {progress.done} of {progress.total}{left}", err=True)
+
+
+def _bar() -> rich.progress.Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    share = TextColumn("{task.percentage:>3.0f} %")
+    columns = (TextColumn("{task.description}"), BarColumn(), share, TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    return Bar(*columns, console=Console(stderr=True), transient=True)
 
 
 def _tell(manifest: dict[str, Any], folder: Path) -> None:
@@ -342,7 +365,7 @@ def _tell(manifest: dict[str, Any], folder: Path) -> None:
     typer.echo(f"Wrote {', '.join(manifest['outputs'])} to {folder} in {sum(manifest['seconds'].values()):.1f} s.")
 
 
-def _table(facts: dict[str, Any], as_json: bool) -> None:  # noqa: FBT001 flag of the command line
+def _table(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))
         return

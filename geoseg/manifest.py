@@ -100,7 +100,7 @@ class Run:
             return None
         try:
             manifest: Facts = json.loads(self.target.read_text(encoding="utf-8"))
-            sizes = {name: size for name, size in manifest["outputs"].items()}
+            sizes = dict(manifest["outputs"].items())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

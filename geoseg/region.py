@@ -43,7 +43,8 @@ class Region:
         near = shapely.intersects(here, shapely.box(0, 0, window.width, window.height))
         if not near:
             return np.zeros(window.shape, bool)
-        return rasterio.features.geometry_mask([here], window.shape, rasterio.Affine.identity(), invert=True)
+        mask: np.ndarray = rasterio.features.geometry_mask([here], window.shape, rasterio.Affine.identity(), invert=True)
+        return mask
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -68,18 +69,20 @@ class Region:
         whole = Window(0, 0, height, width)
         if bbox is None and aoi is None:
             return cls(whole)
-        parts = []
+        parts: list[shapely.Geometry] = []
         if bbox is not None:
             if len(bbox) != 4 or not all(map(math.isfinite, bbox)) or bbox[0] >= bbox[2] or bbox[1] >= bbox[3]:
                 raise OptionsError(f"bbox {tuple(bbox)} is not xmin,ymin,xmax,ymax with xmin < xmax and ymin < ymax in the scene's CRS")
-            parts.append(shapely.box(*bbox))
+            parts.append(shapely.box(bbox[0], bbox[1], bbox[2], bbox[3]))
         if aoi is not None:
             parts.append(_read_area(aoi, grid))
         inverse = ~grid.transform
         wanted = shapely.intersection_all([shapely.transform(part, lambda points: on_map(inverse, points)) for part in parts])
         left, top, right, bottom = shapely.bounds(wanted)
         if shapely.is_empty(wanted) or right <= 0 or bottom <= 0 or left >= width or top >= height:
-            raise OptionsError(f"bbox/aoi and the scene do not overlap; the scene covers {tuple(round(x, 6) for x in grid.boundingbox.bbox)}")
+            raise OptionsError(
+                f"bbox/aoi and the scene do not overlap; the scene covers {tuple(round(x, 6) for x in grid.boundingbox.bbox)}"
+            )
         window = Window.between(math.floor(top + 1e-6), math.floor(left + 1e-6), math.ceil(bottom - 1e-6), math.ceil(right - 1e-6)) & whole
         if window is None:
             raise OptionsError("bbox/aoi and the scene share less than a pixel")
@@ -103,4 +106,5 @@ def _read_area(path: Path, grid: GeoBox) -> shapely.Geometry:
         raise GeoreferenceError(f"{path}: has CRS {meta['crs']} but the scene has none; give the scene a CRS first")
     change = Transformer.from_crs(CRS.from_user_input(meta["crs"]), CRS.from_wkt(grid.crs.to_wkt()), always_xy=True)
     dense = shapely.segmentize(union, max(np.ptp(np.array(shapely.bounds(union)).reshape(2, 2), axis=0)) / 1000)
-    return shapely.transform(dense, lambda xy: np.column_stack(change.transform(xy[:, 0], xy[:, 1])))
+    moved: shapely.Geometry = shapely.transform(dense, lambda xy: np.column_stack(change.transform(xy[:, 0], xy[:, 1])))
+    return moved

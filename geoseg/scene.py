@@ -396,6 +396,7 @@ class _FileReader:
             ]
             return {
                 "bands": bands,
+                "copyright": printable(dataset.tags().get("TIFFTAG_COPYRIGHT", "")),
                 "compression": tags.get("COMPRESSION", "none"),
                 "interleave": tags.get("INTERLEAVE", "band").lower(),
                 "block": list(dataset.block_shapes[0]),

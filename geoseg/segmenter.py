@@ -69,7 +69,7 @@ class Segmenter:
         self._views = {"none": _IDENTITY, "flips": _FLIPS, "d4": _D4}[tta]
         if self.device.type == "cpu":
             tune_malloc()
-        network = network.eval().to(self.device, memory_format=torch.channels_last)
+        network = network.eval().to(self.device).to(memory_format=torch.channels_last)
         self._network = torch.compile(network) if compile else network
 
     @classmethod
@@ -141,7 +141,11 @@ class Segmenter:
         scaled = self._scale(pixels, valid, stretch)
         while True:
             try:
-                return torch.cat([self._padded(part) for part in scaled.split(self.batch)]) if len(scaled) > self.batch else self._padded(scaled)
+                return (
+                    torch.cat([self._padded(part) for part in torch.split(scaled, self.batch)])
+                    if len(scaled) > self.batch
+                    else self._padded(scaled)
+                )
             except torch.OutOfMemoryError:
                 if self.batch == 1:
                     raise
@@ -166,7 +170,7 @@ class Segmenter:
                 answer = self._network(seen)
                 answer = torch.rot90(answer.flip(3) if flip else answer, -turns, (2, 3))
                 total = answer if total is None else total.float() + answer
-            assert total is not None  # noqa: S101 there is always the identity
+            assert total is not None
             return total / len(self._views) if len(self._views) > 1 else total
 
     def _scale(self, pixels: np.ndarray, valid: np.ndarray, stretch: Stretch | None) -> torch.Tensor:
@@ -231,4 +235,3 @@ def tune_malloc() -> bool:
         return False
     trim_threshold, mmap_threshold = -1, -3
     return bool(libc.mallopt(mmap_threshold, 1 << 30)) and bool(libc.mallopt(trim_threshold, (1 << 31) - 1))
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,10 +50,14 @@ class Tiling:
         if self.height < 1 or self.width < 1:
             raise TilingError(f"grid of {self.height}x{self.width} pixels is empty")
         if self.tile < self.align or self.tile % self.align:
-            raise TilingError(f"tile {self.tile} is not a multiple of the network's stride; try {max(1, self.tile // self.align) * self.align}")
+            raise TilingError(
+                f"tile {self.tile} is not a multiple of the network's stride; try {max(1, self.tile // self.align) * self.align}"
+            )
         if self.overlap % self.align or not 0 <= self.overlap <= self.tile // 2:
             best = max(0, min(self.overlap, self.tile // 2)) // self.align * self.align
-            raise TilingError(f"overlap {self.overlap} must be a multiple of {self.align} from 0 to half the tile ({self.tile // 2}); try {best}")
+            raise TilingError(
+                f"overlap {self.overlap} must be a multiple of {self.align} from 0 to half the tile ({self.tile // 2}); try {best}"
+            )
 
     @property
     def stride(self) -> int:
@@ -101,8 +106,8 @@ def cores(window: Window, largest: int, align: int = 1) -> Iterator[Window]:
         align: inner borders lie on multiples of this (the block size of the raster that is written), if ``largest`` allows.
     """
     rows, cols = (_cuts(n, largest, align) for n in window.shape)
-    for top, bottom in zip(rows, rows[1:], strict=False):
-        for left, right in zip(cols, cols[1:], strict=False):
+    for top, bottom in itertools.pairwise(rows):
+        for left, right in itertools.pairwise(cols):
             yield Window.between(window.row + top, window.col + left, window.row + bottom, window.col + right)
 
 

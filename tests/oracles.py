@@ -59,7 +59,10 @@ def legend(classes: int = 4) -> Legend:
     """Classes with ids that are not their channel numbers."""
     return Legend(
         name="test",
-        classes=tuple(LegendClass(id=10 + 3 * k, name=f"class_{k}", title=f"Class {k}", colour=f"#{40 * k + 20:02x}80{200 - 40 * k:02x}") for k in range(classes)),
+        classes=tuple(
+            LegendClass(id=10 + 3 * k, name=f"class_{k}", title=f"Class {k}", colour=f"#{40 * k + 20:02x}80{200 - 40 * k:02x}")
+            for k in range(classes)
+        ),
     )
 
 

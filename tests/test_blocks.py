@@ -17,7 +17,9 @@ from geoseg.window import Window
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(5, 100), st.integers(1, 40), st.integers(1, 40))
-def test_the_mosaic_is_the_raster_that_was_cut(tmp_path_factory: pytest.TempPathFactory, height: int, width: int, block: int, band: int, piece: int) -> None:
+def test_the_mosaic_is_the_raster_that_was_cut(
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, block: int, band: int, piece: int
+) -> None:
     folder = tmp_path_factory.mktemp("blocks")
     raster = np.random.default_rng(0).integers(0, 256, (3, height, width), dtype=np.uint8)
     whole = Window(0, 0, height, width)
@@ -35,7 +37,7 @@ def test_the_mosaic_is_the_raster_that_was_cut(tmp_path_factory: pytest.TempPath
 def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
     core = Window(0, 0, 10, 10)
 
-    def bands():  # noqa: ANN202
+    def bands():
         yield Window(0, 0, 5, 10), np.zeros((1, 5, 10), np.uint8)
         raise KeyboardInterrupt
 

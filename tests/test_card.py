@@ -63,12 +63,12 @@ def test_other_weights_than_the_cards_are_refused(tmp_path: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     read, path = ModelCard.read(folder)
-    with pytest.raises(CardError, match="sha256 is .* the card says"):
+    with pytest.raises(CardError, match=r"sha256 is .* the card says"):
         read.check(path)
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CardError, match="no such folder, and no model of that name; known are .*default"):
+    with pytest.raises(CardError, match=r"no such folder, and no model of that name; known are .*default"):
         locate("no-such-model")
     with pytest.raises(CardError, match="no model here"):
         ModelCard.read(tmp_path)

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -127,7 +126,9 @@ def test_kill_9_at_any_moment_and_run_again(reference: Path, photo: Path, model:
     work = tmp_path / ".geoseg-photo"
     kept: set[str] = set()
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-m", "geoseg.cli", *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "geoseg.cli", *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         wanted = len(kept) + rng.randint(2, 9)
         while process.poll() is None and len(finished_blocks(work)) < wanted:
             time.sleep(0.005)
@@ -176,7 +177,10 @@ def test_a_part_has_the_answers_of_the_whole(reference: Path, photo: Path, model
 
 def test_other_pixel_sizes_are_resampled_for_the_network_and_written_on_the_scenes_own_grid(photo: Path, tmp_path: Path) -> None:
     coarse = model_folder(tmp_path / "coarse", resolution_m=2.3)
-    done = [geoseg("predict", photo, "-m", coarse, "--out", tmp_path / str(block), "--block", block, "--precision", "fp32") for block in (8192, 250)]
+    done = [
+        geoseg("predict", photo, "-m", coarse, "--out", tmp_path / str(block), "--block", block, "--precision", "fp32")
+        for block in (8192, 250)
+    ]
     assert [d.returncode for d in done] == [0, 0], done[0].stderr
     one, other = (tmp_path / str(block) / "photo_classes.tif" for block in (8192, 250))
     assert digest(one) == digest(other)
@@ -202,6 +206,17 @@ def test_a_scene_without_data_gives_an_empty_result_and_a_warning(model: Path, t
     assert "no valid pixel" in done.stderr
     assert pyogrio.read_info(tmp_path / "out" / "empty_polygons.gpkg", layer="class_0")["features"] == 0
 
+
+LIMITED = """
+import resource, signal, sys
+import geoseg.verbs.predict
+from geoseg.cli import main
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+sys.argv = ["geoseg", *sys.argv[2:]]
+main()
+"""
 
 REFUSALS = {
     "missing file": (("nothing.tif",), "nothing.tif: no such file"),
@@ -241,13 +256,18 @@ def test_refusals_are_one_line_and_leave_nothing(bad: Path, model: Path, tmp_pat
 @pytest.mark.parametrize(("limit", "kept"), [(2_000, False), (900_000, True)])
 def test_a_full_disk_is_one_line_and_leaves_no_half_result(photo: Path, model: Path, tmp_path: Path, limit: int, kept: bool) -> None:
     """No file may grow beyond a limit, which is what a full disk looks like to the writer; blocks that were finished stay."""
-    code = f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from geoseg.cli import main; import geoseg.verbs.predict; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.argv = ['geoseg', 'predict', {str(photo)!r}, '-m', {str(model)!r}, '--out', {str(tmp_path / 'out')!r}]; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": str(tmp_path / "numba")})
+    line = ["predict", str(photo), "-m", str(model), "--out", str(tmp_path / "out")]
+    cache = {"PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(limit), *line], capture_output=True, text=True, check=False, env={**os.environ, **cache}
+    )
     assert done.returncode == 2, done.stderr
     assert "disk" in done.stderr.splitlines()[-1]
     assert ("finished blocks are kept" in done.stderr) == kept
     assert [path.name for path in (tmp_path / "out").glob("*")] == ([".geoseg-photo"] if kept else [])
-    assert not kept or all(path.name in ("lock", "run.json") or path.name.startswith("block-") for path in (tmp_path / "out" / ".geoseg-photo").iterdir())
+    assert not kept or all(
+        path.name in ("lock", "run.json") or path.name.startswith("block-") for path in (tmp_path / "out" / ".geoseg-photo").iterdir()
+    )
 
 
 def test_results_that_cannot_be_written_are_refused(photo: Path, model: Path, tmp_path: Path) -> None:

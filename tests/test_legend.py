@@ -39,7 +39,10 @@ def test_shipped_legends_can_be_read(path: Path) -> None:
         ("name: x\nclasses: [{id: 1, name: a b, title: A, colour: '#000000'}]", "must match"),
         ("name: x\nclasses: [{id: 1, name: layer_styles, title: A, colour: '#000000'}]", "reserved"),
         ("name: x\nclasses: [{id: 1, name: a, title: A, colour: red}]", "#rrggbb"),
-        ("name: x\nclasses: [{id: 1, name: a, title: A, colour: '#000000'}, {id: 1, name: b, title: B, colour: '#000001'}]", "id 1 occurs twice"),
+        (
+            "name: x\nclasses: [{id: 1, name: a, title: A, colour: '#000000'}, {id: 1, name: b, title: B, colour: '#000001'}]",
+            "id 1 occurs twice",
+        ),
         ("name: x\nclasses: []", "classes"),
         ("a: [", "not a readable YAML file"),
     ],

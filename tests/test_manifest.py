@@ -15,6 +15,14 @@ from geoseg.manifest import Run, identity, write_json
 from geoseg.window import Window
 
 FACTS = {"scene": {"sha256": "ab"}, "options": {"tile": 64}}
+HOLDER = f"""
+import pathlib, sys, time
+from geoseg.manifest import Run
+
+with Run(pathlib.Path(sys.argv[1]), "s", {FACTS!r}):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
 def finish(run: Run) -> None:
@@ -90,8 +98,7 @@ def test_unfinished_work_of_another_run_is_not_thrown_away(tmp_path: Path) -> No
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
-    code = f"import time; from geoseg.manifest import Run\nwith Run(__import__('pathlib').Path({str(tmp_path)!r}), 's', {FACTS!r}):\n print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == "held"

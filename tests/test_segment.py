@@ -27,7 +27,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = np.random.default_rng(2).integers(1, 256, (3, 210, 170), dtype=np.uint8)
     pixels[:, 60:100, 40:90] = 0
-    return make_scene(tmp_path_factory.mktemp("scenes") / "s.tif", pixels, nodata=0, transform=rasterio.Affine(1, 0, 354000, 0, -1, 3057000))
+    return make_scene(
+        tmp_path_factory.mktemp("scenes") / "s.tif", pixels, nodata=0, transform=rasterio.Affine(1, 0, 354000, 0, -1, 3057000)
+    )
 
 
 @pytest.mark.parametrize("block", [4096, 64])

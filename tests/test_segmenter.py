@@ -117,7 +117,10 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         Segmenter.load(folder)
 
 
-@pytest.mark.parametrize(("facts", "message"), [({"device": "cuda:99"}, "is not there"), ({"precision": "int4"}, "choose one of"), ({"tta": "all"}, "choose one of")])
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [({"device": "cuda:99"}, "is not there"), ({"precision": "int4"}, "choose one of"), ({"tta": "all"}, "choose one of")],
+)
 def test_unknown_options_are_refused(facts: dict[str, str], message: str) -> None:
     with pytest.raises(OptionsError, match=message):
         Segmenter(card(), Pointwise(), **({"device": "cpu"} | facts))

@@ -437,9 +437,7 @@ def _scan(
 
 
 @inlined
-def _follow(
-    vertices: NDArray[np.int32], begin: int, seen: NDArray[np.bool_], points: NDArray[np.int32], count: int
-) -> tuple[int, int]:
+def _follow(vertices: NDArray[np.int32], begin: int, seen: NDArray[np.bool_], points: NDArray[np.int32], count: int) -> tuple[int, int]:
     """Write the points of the arc that leaves a vertex; returns the number of points written and the code of its end."""
     points[count, 0], points[count, 1] = vertices[begin, _COL], vertices[begin, _ROW]
     seen[begin] = True

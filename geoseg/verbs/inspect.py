@@ -12,17 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from geoseg.card import ModelCard
+from geoseg.engine import BLOCK, Options, make_plan
 from geoseg.errors import SceneError, TilingError
 from geoseg.manifest import Facts
 from geoseg.models import locate
 from geoseg.region import Region
 from geoseg.scene import Policy, Scene
-from geoseg.verbs.predict import BLOCK, Options, disk_bytes, make_plan
+from geoseg.verbs.predict import disk_bytes
 
 _PROBES = 3
 
 
-def inspect(scene: str | Path, model: str | Path = "default", *, indexes: tuple[int, ...] | None = None, policy: Policy | None = None) -> Facts:
+def inspect(
+    scene: str | Path, model: str | Path = "default", *, indexes: tuple[int, ...] | None = None, policy: Policy | None = None
+) -> Facts:
     """Facts of a scene, and whether the model takes it.
 
     Args:
@@ -45,7 +48,11 @@ def inspect(scene: str | Path, model: str | Path = "default", *, indexes: tuple[
         plan = make_plan(fitting, card, Options(), pixel_m=fitting.pixel_m, stretch=None)
     except (SceneError, TilingError) as error:
         return {**facts, "model": card.name, "fits": f"no: {error}"}
-    seen = "as it is" if plan.seen is plan.scene else f"resampled to {plan.seen.shape[1]} x {plan.seen.shape[0]} pixels of {card.resolution_m} m"
+    seen = (
+        "as it is"
+        if plan.seen is plan.scene
+        else f"resampled to {plan.seen.shape[1]} x {plan.seen.shape[0]} pixels of {card.resolution_m} m"
+    )
     return {**facts, "model": card.name, "fits": f"yes: bands {fitting.bands} as {', '.join(card.bands)}, read {seen}"}
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.card import ModelCard
+from geoseg.engine import NEAR, Options, Plan, make_plan, predict_block
 from geoseg.errors import BandsError, OptionsError, ResolutionError
 from geoseg.models import locate
 from geoseg.polygons.measure import pixel_areas
 from geoseg.segmenter import Segmenter
-from geoseg.verbs.predict import NEAR, Options, Plan, make_plan, predict_block
 from geoseg.window import Window
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ class ArraySource:
             pixels[:, *common.within(window)] = self.pixels[:, *common.within(self.window)]
         return pixels, self.valid(window)
 
+    def empty(self, window: Window) -> bool:
+        """Whether nothing in the window is valid."""
+        return not self.valid(window).any()
+
     def valid(self, window: Window) -> np.ndarray:
         """Validity alone, ``(h, w)`` bool."""
         valid = np.zeros(window.shape, bool)
@@ -61,7 +65,9 @@ class ArraySource:
         return valid
 
 
-def segment(pixels: xr.DataArray, model: str | Path = "default", *, options: Options | None = None, device: str = "auto", block: int = BLOCK) -> xr.Dataset:
+def segment(
+    pixels: xr.DataArray, model: str | Path = "default", *, options: Options | None = None, device: str = "auto", block: int = BLOCK
+) -> xr.Dataset:
     """Classify a DataArray, lazily over Dask: nothing is read or computed before the result is.
 
     The blocks are those of ``predict`` and so is the answer. The array must already have about the model's pixel size
@@ -84,9 +90,9 @@ def segment(pixels: xr.DataArray, model: str | Path = "default", *, options: Opt
         OptionsError: if the array does not have three dimensions or has another dtype than the card's.
         ResolutionError: if the pixel size is not about the model's.
     """
-    import dask
     import dask.array as da
     import xarray as xr
+    from dask.delayed import delayed
     from odc.geo.xr import xr_coords
 
     folder = str(locate(model))
@@ -96,7 +102,10 @@ def segment(pixels: xr.DataArray, model: str | Path = "default", *, options: Opt
     height, width = pixels.shape[1:]
     pixel_m = None if grid is None or grid.crs is None else float(np.sqrt(pixel_areas(grid, np.array([[width / 2, height / 2]]))[0]))
     if pixel_m and not 1 / NEAR <= pixel_m / card.resolution_m <= NEAR:
-        raise ResolutionError(f"pixels are {pixel_m:.3g} m, model {card.name!r} needs {card.resolution_m:.3g} m; reproject the array first, or use predict on the file")
+        raise ResolutionError(
+            f"pixels are {pixel_m:.3g} m, model {card.name!r} needs {card.resolution_m:.3g} m; "
+            "reproject the array first, or use predict on the file"
+        )
     whole = ArraySource(np.zeros((0, 0, 0)), np.zeros((0, 0), bool), Window(0, 0, height, width), (height, width))
     plan = make_plan(whole, card, options or Options(), pixel_m=None, stretch=None)
     nodata = pixels.rio.nodata
@@ -104,13 +113,18 @@ def segment(pixels: xr.DataArray, model: str | Path = "default", *, options: Opt
     for core in plan.cores(block):
         span = _span(plan, core)
         held = pixels[:, span.row : span.end_row, span.col : span.end_col].data
-        answer = dask.delayed(_answer, pure=True)(held, nodata, plan, core, span, folder, options or Options(), device)
+        answer = delayed(_answer, pure=True)(held, nodata, plan, core, span, folder, options or Options(), device)
         rows.setdefault(core.row, []).append(da.from_delayed(answer, (2, *core.shape), np.uint8))
     layers = da.concatenate([da.concatenate(parts, axis=2) for parts in rows.values()], axis=1)
     coords = xr_coords(grid) if grid is not None else {name: pixels.coords[name] for name in pixels.dims[1:] if name in pixels.coords}
     confidence = da.where(layers[1] == 255, np.float32(np.nan), layers[1].astype(np.float32) / np.float32(254))
     result = xr.Dataset({"classes": (pixels.dims[1:], layers[0]), "confidence": (pixels.dims[1:], confidence)}, coords=coords)
-    result["classes"].attrs = {"legend": {c.id: c.name for c in card.legend.classes}, "model": f"{card.name} {card.version}", "model_sha256": card.sha256, "_FillValue": 0}
+    result["classes"].attrs = {
+        "legend": {c.id: c.name for c in card.legend.classes},
+        "model": f"{card.name} {card.version}",
+        "model_sha256": card.sha256,
+        "_FillValue": 0,
+    }
     return result
 
 
@@ -118,7 +132,10 @@ def _check(pixels: xr.DataArray, card: ModelCard) -> None:
     if pixels.ndim != 3:
         raise OptionsError(f"array has dimensions {pixels.dims}; expected (band, y, x)")
     if pixels.shape[0] != len(card.bands):
-        raise BandsError(f"array has {pixels.shape[0]} bands; model {card.name!r} needs {len(card.bands)}: {', '.join(card.bands)}; select them with .sel(band=[...])")
+        raise BandsError(
+            f"array has {pixels.shape[0]} bands; model {card.name!r} needs {len(card.bands)}: {', '.join(card.bands)}; "
+            "select them with .sel(band=[...])"
+        )
     if pixels.dtype != card.scaling.dtype:
         raise OptionsError(f"array is {pixels.dtype}; model {card.name!r} needs {card.scaling.dtype}; scale the array first")
 
@@ -127,12 +144,17 @@ def _span(plan: Plan, core: Window) -> Window:
     """All pixels that the tiles of a core see."""
     seen = [tile.seen for tile in plan.tiles(core)]
     whole = Window.of(plan.scene.shape)
-    span = Window.between(min(w.row for w in seen), min(w.col for w in seen), max(w.end_row for w in seen), max(w.end_col for w in seen)) & whole
-    assert span is not None  # noqa: S101 tiles touch the scene
+    span = (
+        Window.between(min(w.row for w in seen), min(w.col for w in seen), max(w.end_row for w in seen), max(w.end_col for w in seen))
+        & whole
+    )
+    assert span is not None
     return span
 
 
-def _answer(held: np.ndarray, nodata: float | None, plan: Plan, core: Window, span: Window, folder: str, options: Options, device: str) -> np.ndarray:
+def _answer(
+    held: np.ndarray, nodata: float | None, plan: Plan, core: Window, span: Window, folder: str, options: Options, device: str
+) -> np.ndarray:
     """One block's classes and confidence, ``(2, H, W)`` uint8."""
     valid = np.isfinite(held).all(0) if held.dtype.kind == "f" else np.ones(held.shape[1:], bool)
     if nodata is not None and not np.isnan(nodata):

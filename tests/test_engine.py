@@ -9,10 +9,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from geoseg.blend import TAPERS, Taper
+from geoseg.engine import Options, Plan, make_plan, predict_block
 from geoseg.errors import CoverageError, ResolutionError, TilingError
 from geoseg.region import Region
 from geoseg.segmenter import Segmenter
-from geoseg.verbs.predict import Options, Plan, make_plan, predict_block
 from geoseg.verbs.segment import ArraySource
 from geoseg.window import Window
 from tests.oracles import Looking, Pointwise, Pooling, decided, margin, segmenter, whole_scene_logits
@@ -80,7 +80,9 @@ def test_a_region_has_the_answers_of_the_whole(scene: ArraySource, data: st.Data
     row, col = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     part = Window.between(row, col, data.draw(st.integers(row + 1, height)), data.draw(st.integers(col + 1, width)))
     whole = answered(planned(scene, LOOKING), LOOKING)
-    np.testing.assert_array_equal(answered(planned(scene, LOOKING, region=Region(part)), LOOKING), whole[:, *part.within(Window.of(scene.shape))])
+    np.testing.assert_array_equal(
+        answered(planned(scene, LOOKING, region=Region(part)), LOOKING), whole[:, *part.within(Window.of(scene.shape))]
+    )
 
 
 @given(scenes(), st.sampled_from([LOOKING, POOLING]), st.sampled_from(["box", "flat"]))
@@ -162,6 +164,9 @@ class Broken:
 
     def valid(self, window: Window) -> np.ndarray:
         return np.ones(window.shape, bool)
+
+    def empty(self, window: Window) -> bool:
+        return False
 
 
 def test_a_failure_of_the_reading_thread_reaches_the_caller() -> None:

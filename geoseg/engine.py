@@ -1,0 +1,346 @@
+"""A plan of a scene, answered block by block."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from geoseg import blend
+from geoseg.blend import Canvas, Taper, taper
+from geoseg.card import ModelCard
+from geoseg.errors import CoverageError, OptionsError, ResolutionError
+from geoseg.legend import NODATA
+from geoseg.region import Region
+from geoseg.scene import Scene, Stretch
+from geoseg.segmenter import Augmentation, Precision, Segmenter
+from geoseg.tiling import Tile, Tiling, cores
+from geoseg.window import Window
+
+BLOCK = 8192
+"""Largest side of a block in pixels: what a worker does, and what a killed run has to do again at most."""
+
+ALIGN = 512
+"""Inner borders of blocks lie on multiples of this, the block size of the COGs."""
+
+NEAR = 1.1
+"""Pixel sizes whose ratio to the card's is below this (and above its inverse) are taken as they are."""
+
+FAR = 8.0
+"""Pixel sizes whose ratio to the card's is above this (or below its inverse) are refused."""
+
+_BAND = 256
+_CONFIDENCE_NODATA = 255
+
+T = TypeVar("T")
+
+
+class Reader(Protocol):
+    """Open pixels; one thread at a time."""
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels ``(B, H, W)`` and validity ``(H, W)`` bool; outside the source filled and not valid."""
+
+    def valid(self, window: Window) -> np.ndarray:
+        """Validity alone, ``(H, W)`` bool."""
+
+    def empty(self, window: Window) -> bool:
+        """Whether it is known without reading that nothing in the window is valid."""
+
+
+class Source(Protocol):
+    """Pixels on a grid: a ``Scene``, or anything that reads like one."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+
+    def reader(self) -> AbstractContextManager[Reader]:
+        """Open the pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What decides a prediction, beside scene and model.
+
+    Attributes:
+        tile: height and width of a tile in the model's pixels; None for the card's.
+        overlap: pixels that neighbouring tiles share; None for the card's.
+        taper: weights of a tile's pixels.
+        tta: test-time augmentation.
+        precision: of the convolutions.
+        scores: keep the scores of all classes.
+    """
+
+    tile: int | None = None
+    overlap: int | None = None
+    taper: Taper = "flat"
+    tta: Augmentation = "none"
+    precision: Precision = "auto"
+    scores: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown taper."""
+        if self.taper not in blend.TAPERS:
+            raise OptionsError(f"taper {self.taper!r} is unknown; choose one of {', '.join(blend.TAPERS)}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a scene is predicted: all of it is data, nothing is open, so that any worker can take a block of it.
+
+    Attributes:
+        scene: the pixels that get a class.
+        seen: the same ground on the network's pixels; the scene itself where the resolutions agree.
+        region: the part of the scene that is wanted.
+        tiling: the lattice over ``seen``.
+        taper: weights of a tile's pixels.
+        stretch: the scene's own range, where it is not of the card's dtype.
+        scores: whether the scores of all classes are wanted.
+    """
+
+    scene: Source
+    seen: Source
+    region: Region
+    tiling: Tiling
+    taper: Taper
+    stretch: Stretch | None
+    scores: bool
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Of a tile along one axis, ``(tile,)`` float32."""
+        return taper(self.taper, self.tiling.tile, self.tiling.overlap)
+
+    def layers(self, classes: int) -> int:
+        """Number of uint8 layers of an answer: classes, confidence, and the scores of all classes if wanted."""
+        return 2 + (classes if self.scores else 0)
+
+    def cores(self, size: int = BLOCK) -> list[Window]:
+        """What each block owns; together they are the region, each pixel once."""
+        return list(cores(self.region.window, size, ALIGN))
+
+    def around(self, core: Window) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        """For the core's rows and for its columns: the two neighbouring seen pixels and the weight of the second."""
+        rows, cols = (
+            blend.neighbours(np.arange(low, low + size), self.scene.shape[axis], self.seen.shape[axis])
+            for axis, (low, size) in enumerate(((core.row, core.height), (core.col, core.width)))
+        )
+        return rows, cols
+
+    def field(self, core: Window) -> Window:
+        """The seen pixels whose logits decide the core."""
+        if self.seen.shape == self.scene.shape:
+            return core
+        (top, bottom, _), (left, right, _) = self.around(core)
+        return Window.between(int(top[0]), int(left[0]), int(bottom[-1]) + 1, int(right[-1]) + 1)
+
+    def tiles(self, core: Window) -> list[Tile]:
+        """The tiles that give weight to the core, row by row."""
+        return list(self.tiling.tiles(self.field(core), blend.rim(self.weights)))
+
+
+def make_plan(
+    scene: Source, card: ModelCard, options: Options, *, pixel_m: float | None, stretch: Stretch | None, region: Region | None = None
+) -> Plan:
+    """Decide the network's grid and the lattice over it.
+
+    Args:
+        scene: the pixels.
+        card: the model's facts.
+        options: what overrides them.
+        pixel_m: size of the scene's pixels on the ground in metres; None where unknown, then the scene is seen as it is.
+        stretch: the scene's own range.
+        region: the part that is wanted; None for all.
+
+    Raises:
+        ResolutionError: if the scene's pixel is more than eight times larger or smaller than the card's.
+        TilingError: if tile and overlap do not fit together.
+    """
+    ratio = (pixel_m or card.resolution_m) / card.resolution_m
+    if not 1 / FAR <= ratio <= FAR:
+        where = f"{scene.path}: " if isinstance(scene, Scene) else ""
+        raise ResolutionError(
+            f"{where}pixels are {pixel_m:.3g} m on the ground, model {card.name!r} needs about {card.resolution_m:.3g} m "
+            f"({card.resolution_m / FAR:.3g} to {card.resolution_m * FAR:.3g} m); resample the scene or choose another model"
+        )
+    seen = scene
+    if not 1 / NEAR <= ratio <= NEAR and isinstance(scene, Scene):
+        height, width = (max(1, round(length * ratio)) for length in scene.shape)
+        seen = scene.resampled((height, width))
+    tile = card.tile if options.tile is None else options.tile
+    overlap = min(card.overlap, tile // 2 // card.stride * card.stride) if options.overlap is None else options.overlap
+    tiling = Tiling(*seen.shape, tile=tile, overlap=overlap, align=card.stride)
+    plan = Plan(scene, seen, region or Region(Window.of(scene.shape)), tiling, options.taper, stretch, options.scores)
+    _ = plan.weights
+    return plan
+
+
+def predict_block(
+    plan: Plan, core: Window, segmenter: Segmenter, tick: Callable[[int], None] = lambda _: None
+) -> Iterator[tuple[Window, np.ndarray]]:
+    """Classify the pixels one block owns; yield finished row bands, top to bottom.
+
+    A thread reads ahead, another blends on the device; the caller's thread receives.
+
+    Args:
+        plan: of the scene.
+        core: what the block owns.
+        segmenter: the model.
+        tick: called with the number of tiles that were answered since the last call.
+
+    Yields:
+        A window of the core over its full width, and ``(layers, H, W)`` uint8: the class ids (0 where the scene has no
+        data or the region ends), the confidence ``round(254 p)`` (255 there), and the scores if the plan wants them.
+
+    Raises:
+        ReadError: if a part of the scene cannot be decoded.
+        CoverageError: if a valid pixel got no answer.
+    """
+    ids = np.array(segmenter.card.legend.ids, np.uint8)
+    with plan.scene.reader() as reader:
+        for window, answer, short in _ahead(_blend(plan, core, segmenter, tick), 2):
+            valid = reader.valid(window) & plan.region.mask(window)
+            if (valid & short.cpu().numpy()).any():
+                row, col = np.argwhere(valid & short.cpu().numpy())[0]
+                raise CoverageError(
+                    f"pixel ({window.row + row}, {window.col + col}) got no finite answer; with --precision fp16 try bf16 or fp32, "
+                    "otherwise this is a bug in geoseg: please report it"
+                )
+            values = answer.cpu().numpy()
+            values[0] = np.where(valid, ids[values[0]], NODATA)
+            values[1:, ~valid] = _CONFIDENCE_NODATA
+            yield window, values
+
+
+def _blend(
+    plan: Plan, core: Window, segmenter: Segmenter, tick: Callable[[int], None]
+) -> Generator[tuple[Window, torch.Tensor, torch.Tensor]]:
+    """Answer the tiles of a block and give away rows as they are finished: window, ``(layers, H, W)`` uint8, shortfall."""
+    field, weights = plan.field(core), plan.weights
+    rim = blend.rim(weights)
+    slack = 2 + math.ceil(plan.seen.shape[0] / plan.scene.shape[0])
+    depth = min(field.height, plan.tiling.tile - 2 * rim + slack)
+    canvas = Canvas(field.row, field.col, field.width, depth, len(segmenter.card.legend), weights, segmenter.device)
+    rows, cols = plan.around(core)
+    done = 0
+    for tiles, pixels, valid in _ahead(_questions(plan, core, segmenter), 3):
+        answers = segmenter.logits(pixels, valid, plan.stretch)
+        for tile, logits in zip(tiles, answers, strict=True):
+            for first, end in _finished(rows, done, tile.window.row + rim, canvas):
+                yield _answer(plan, core, canvas, (rows, cols), slice(first, end))
+                done = end
+            canvas.add(logits, (tile.seen.row, tile.seen.col), (tile.window.row, tile.window.col))
+        tick(len(tiles))
+    for first, end in _finished(rows, done, field.end_row, canvas):
+        yield _answer(plan, core, canvas, (rows, cols), slice(first, end))
+
+
+def _finished(rows: tuple[np.ndarray, ...], done: int, ready: int, canvas: Canvas) -> Iterator[tuple[int, int]]:
+    """Bands of the core's rows, from ``done`` on, that depend on no seen row from ``ready`` on; moves the canvas along."""
+    low, high, _ = rows
+    while done < len(low):
+        end = int(np.searchsorted(high, min(ready, canvas.top + canvas.depth)))
+        end = min(end, done + _BAND)
+        if end <= done:
+            return
+        yield done, end
+        done = end
+        top = int(low[done]) if done < len(low) else int(high[-1]) + 1
+        canvas.advance(min(top, ready) - canvas.top)
+
+
+def _answer(
+    plan: Plan, core: Window, canvas: Canvas, around: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]], band: slice
+) -> tuple[Window, torch.Tensor, torch.Tensor]:
+    """Decide a band of the core's rows."""
+    with torch.inference_mode():
+        (low, high, part), cols = tuple(axis[band] for axis in around[0]), around[1]
+        held = slice(int(low[0]) - canvas.top, int(high[-1]) + 1 - canvas.top)
+        if plan.seen.shape == plan.scene.shape:
+            logits, mass = canvas.peek(slice(held.start, held.start + len(low)))
+            short = (mass - 1).abs() > 1e-3
+        else:
+            logits, mass = canvas.peek(held)
+            both = blend.interpolate(torch.cat([logits, mass[None]]), 1, low - low[0], high - low[0], part)
+            both = blend.interpolate(both, 2, cols[0] - canvas.left, cols[1] - canvas.left, cols[2])
+            logits, mass = both[:-1] / both[-1].clamp_min(1e-6), both[-1]
+            short = mass < 0.1
+        classes, confidence = blend.decide(logits)
+        layers = [classes[None], confidence[None]]
+        if plan.scores:
+            layers.append(logits.softmax(0).mul_(254).round_().to(torch.uint8))
+        window = Window(core.row + band.start, core.col, len(low), core.width)
+        return window, torch.cat(layers), short | ~logits.sum(0).isfinite()
+
+
+def _questions(plan: Plan, core: Window, segmenter: Segmenter) -> Generator[tuple[list[Tile], np.ndarray, np.ndarray]]:
+    """Read the tiles of a block in batches; tiles without any valid pixel are not asked."""
+    tiles: list[Tile] = []
+    with plan.seen.reader() as reader:
+        for tile in plan.tiles(core):
+            if not tiles:
+                size = segmenter.batch
+            if reader.empty(tile.seen):
+                continue
+            pixels, valid = reader.read(tile.seen)
+            if not valid.any():
+                continue
+            if not tiles:
+                shape = (size, *tile.seen.shape)
+                batch, known = np.empty((*shape, len(pixels)), pixels.dtype), np.empty(shape, bool)
+            batch[len(tiles)], known[len(tiles)] = pixels.transpose(1, 2, 0), valid
+            tiles.append(tile)
+            if len(tiles) == size:
+                yield tiles, batch.transpose(0, 3, 1, 2), known
+                tiles = []
+    if tiles:
+        yield tiles, batch[: len(tiles)].transpose(0, 3, 1, 2), known[: len(tiles)]
+
+
+def _ahead(items: Generator[T], depth: int) -> Generator[T]:
+    """Work through ``items`` in a thread of its own, at most ``depth`` ahead of the caller; failures reach the caller."""
+    line: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(kind: str, value: T | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                line.put((kind, value), timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            with closing(items):
+                for item in items:
+                    put("item", item)
+                    if stop.is_set():
+                        return
+        except BaseException as error:  # noqa: BLE001 handed to the caller's thread, whatever it is
+            put("error", error)
+        else:
+            put("end", None)
+
+    thread = threading.Thread(target=work, name="geoseg-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = line.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            yield value  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()
