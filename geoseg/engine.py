@@ -206,6 +206,9 @@ def predict_block(
     """
     ids = np.array(segmenter.card.legend.ids, np.uint8)
     with plan.scene.reader() as reader:
+        if reader.empty(core):
+            yield from _nothing(core, plan.layers(len(ids)))
+            return
         for window, answer, short in _ahead(_blend(plan, core, segmenter, tick), 2):
             valid = reader.valid(window) & plan.region.mask(window)
             if (valid & short.cpu().numpy()).any():
@@ -218,6 +221,14 @@ def predict_block(
             values[0] = np.where(valid, ids[values[0]], NODATA)
             values[1:, ~valid] = _CONFIDENCE_NODATA
             yield window, values
+
+
+def _nothing(core: Window, layers: int) -> Iterator[tuple[Window, np.ndarray]]:
+    """The answer of a block without any valid pixel."""
+    for window in core.split(_BAND, core.width):
+        values = np.full((layers, *window.shape), _CONFIDENCE_NODATA, np.uint8)
+        values[0] = NODATA
+        yield window, values
 
 
 def _blend(

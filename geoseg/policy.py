@@ -64,6 +64,8 @@ class Policy:
         max_bands: of the file.
         max_blocks: tiles or strips of the file.
         max_block_bytes: memory of one decoded tile or strip, all bands that are stored together.
+        max_expansion: how many times larger than the whole file one decoded tile or strip of more than 64 MiB may be; beyond that it
+            is taken for a decompression bomb.
         dtypes: allowed pixel types.
     """
 
@@ -73,6 +75,7 @@ class Policy:
     max_bands: int = 64
     max_blocks: int = 100_000_000
     max_block_bytes: int = 512 * 2**20
+    max_expansion: int = 1000
     dtypes: tuple[str, ...] = DTYPES
 
 

@@ -47,6 +47,7 @@ _SIDECARS: Final = {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE", "GDAL_GEOREF_SOURCE
 _GDAL_ERRORS: Final = (RasterioError, CRSError, CPLE_BaseError, UnicodeDecodeError)
 
 _BLOCK_CACHE = 256 * 2**20
+_LARGE_BLOCK = 64 * 2**20
 _PIECE = 64 * 2**20
 _SAMPLE = 1024
 _CELLS = 32
@@ -577,11 +578,13 @@ def _check_size(name: str, dataset: Any, policy: Policy) -> None:
     together = dataset.count if dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL" else 1
     block_bytes = rows * cols * together * max(_itemsize(dtype) for dtype in dataset.dtypes)
     blocks = -(-height // rows) * -(-width // cols) * (dataset.count // together)
+    expansion = block_bytes // max(1, Path(dataset.name).stat().st_size) if block_bytes > _LARGE_BLOCK else 0
     for seen, limit, what in (
         (height * width, policy.max_pixels, f"{height} x {width} pixels"),
         (dataset.count, policy.max_bands, f"{dataset.count} bands"),
         (block_bytes, policy.max_block_bytes, f"blocks of {rows} x {cols} pixels, {block_bytes / 2**20:.0f} MB each when decoded"),
         (blocks, policy.max_blocks, f"{blocks} blocks"),
+        (expansion, policy.max_expansion, f"blocks that are {expansion:,} times as large as the whole file when decoded"),
     ):
         if seen > limit:
             raise SceneError(f"{name}: has {what}, more than the limit of {limit:,}; if it is sound, raise the limit or convert the file")

@@ -236,3 +236,12 @@ def test_limits_hold_before_anything_is_read(scene: Path, limit: dict[str, int],
         Scene.describe(scene, policy=Policy(**limit))  # type: ignore[arg-type]
     assert told in str(caught.value)
     assert str(caught.value).startswith(str(scene))
+
+
+def test_a_decompression_bomb_is_refused_unless_it_is_wanted(tmp_path: Path) -> None:
+    """6000 x 6000 equal pixels in one tile: 103 MB out of a few kilobytes."""
+    pixels = np.zeros((3, 6000, 6000), np.uint8)
+    path = make_scene(tmp_path / "bomb.tif", pixels, compress="zstd", tiled=True, blockxsize=6016, blockysize=6016, interleave="pixel")
+    with pytest.raises(SceneError, match=r"blocks that are [\d,]+ times as large as the whole file when decoded"):
+        Scene.describe(path)
+    assert Scene.describe(path, policy=Policy(max_expansion=10**6)).shape == (6000, 6000)

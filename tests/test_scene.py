@@ -428,13 +428,17 @@ def test_readers_in_threads_do_not_meet(tmp_path: Path) -> None:
 
 ODD = SHARED / "data" / "odd_tiffs"
 LOOK = """
-import resource, sys, time
+import pathlib, sys
 from geoseg.errors import GeosegError
 from geoseg.scene import Scene
 from geoseg.window import Window
 
+
+def peak_mb():
+    line = next(line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) // 1024
+
 for path in sys.argv[1:]:
-    began = time.monotonic()
     try:
         scene = Scene.describe(path, bands=("red", "green", "blue"))
         scene.facts()
@@ -450,7 +454,7 @@ for path in sys.argv[1:]:
     except GeosegError as error:
         told = str(error)
         assert told.isprintable() and path in told, told
-    print(path, round(time.monotonic() - began, 1), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, told, sep="\t")
+    print(path, peak_mb(), told, sep="\t")
 """
 
 
@@ -463,8 +467,7 @@ def test_odd_tiffs_are_read_or_refused_quietly() -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     answers = [line.split("\t") for line in ran.stdout.splitlines()]
     assert len(answers) == len(classes)
-    for path, seconds, megabytes, told in answers:
-        assert float(seconds) < 20, path
+    for path, megabytes, told in answers:
         assert float(megabytes) < 1500, path
         if classes[path] == "process":
             assert told == "ok", path
