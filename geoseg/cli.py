@@ -371,8 +371,16 @@ def _table(facts: dict[str, Any], as_json: bool) -> None:
         return
     width = max(len(key) for key in facts)
     for key, value in facts.items():
-        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        typer.echo(f"{key.replace('_', ' '):<{width}}  {_printable(text)}")
+        typer.echo(f"{key.replace('_', ' '):<{width}}  {_printable(_words(value))}")
+
+
+def _words(value: object) -> str:
+    """A fact as people read it."""
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_words(part)}" for key, part in value.items() if part is not None)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value)) or "none"
+    return "none" if value in (None, "") else str(value)
 
 
 if __name__ == "__main__":

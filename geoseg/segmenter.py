@@ -185,7 +185,7 @@ class Segmenter:
             x = self._send(torch.from_numpy(pixels)).to(torch.float32, memory_format=torch.channels_last)
             known = self._send(torch.from_numpy(valid))[:, None]
             if stretch is None and pixels.dtype == np.uint8 and (facts.low, facts.high) == (0, 255):
-                x = x * self._axis(1 / (255 * std)) + self._axis(-mean / std)
+                x = torch.addcmul(self._axis(-mean / std), x, self._axis(1 / (255 * std)))
             else:
                 x = (x - self._axis(low)) / self._axis(high - low)
                 x = (x.clamp_(0, 1) - self._axis(mean)) / self._axis(std)
