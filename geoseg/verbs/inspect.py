@@ -16,9 +16,8 @@ from geoseg.engine import BLOCK, Options, make_plan
 from geoseg.errors import SceneError, TilingError
 from geoseg.manifest import Facts
 from geoseg.models import locate
-from geoseg.region import Region
 from geoseg.scene import Policy, Scene
-from geoseg.verbs.predict import disk_bytes
+from geoseg.verbs.predict import disk_bytes, prepare
 
 _PROBES = 3
 
@@ -75,15 +74,8 @@ def estimate(
     Raises:
         GeosegError: where ``predict`` would.
     """
-    from geoseg.segmenter import Segmenter
-
-    options, folder = options or Options(), locate(model)
-    card, _ = ModelCard.read(folder)
-    described = Scene.describe(scene, bands=card.bands, indexes=bands, policy=policy or Policy())
-    region = Region.of(described.grid, bbox, None if aoi is None else Path(aoi))
-    stretch = None if described.dtype == card.scaling.dtype else described.stretch(card.scaling.percentiles)
-    plan = make_plan(described, card, options, pixel_m=described.pixel_m, stretch=stretch, region=region)
-    segmenter = Segmenter.load(folder, device=device, precision=options.precision, tta=options.tta)
+    work = prepare(scene, model, bands=bands, bbox=bbox, aoi=aoi, options=options or Options(), device=device, policy=policy)
+    described, plan, segmenter, card = work.scene, work.plan, work.segmenter, work.segmenter.card
     cores = plan.cores(BLOCK)
     tiles = sum(len(plan.tiles(core)) for core in cores)
     shape = plan.tiles(cores[0])[0].seen.shape
@@ -92,10 +84,10 @@ def estimate(
     times = []
     for _ in range(_PROBES + 1):
         began = time.perf_counter()
-        segmenter.logits(blank, np.ones((segmenter.batch, *shape), bool), stretch).cpu()
+        segmenter.logits(blank, np.ones((segmenter.batch, *shape), bool), plan.stretch).cpu()
         times.append((time.perf_counter() - began) / segmenter.batch)
     canvas = 4 * (len(card.legend) + 1) * plan.tiling.tile * max(plan.field(core).width for core in cores)
-    area = region.window.area
+    area = plan.region.window.area
     where = Path(scene).parent
     return {
         "scene": str(scene),

@@ -95,45 +95,94 @@ def predict(
     Raises:
         GeosegError: one of its kinds, when anything is not as it must be; nothing half-written is left.
     """
-    options = options or Options()
     started = time.monotonic()
-    path, folder = Path(scene), locate(model)
+    work = prepare(
+        scene, model, bands=bands, bbox=bbox, aoi=aoi, options=options or Options(), device=device, compile=compile, policy=policy
+    )
+    outputs = {"confidence": confidence, "scores": work.plan.scores, "vectors": vectors, "quicklook": quicklook}
+    path = Path(scene)
+    run = Run(Path(out) if out is not None else path.parent, path.stem, {**work.facts, "outputs": outputs}, force=force)
+    if before := run.finished():
+        return {**before, "already_done": True}
+    with run:
+        run.check_clear(_names(run.stem, outputs))
+        _check_room(run.work, work.plan)
+        cores = work.plan.cores(block)
+        todo = [core for core in cores if not run.block(core).exists()]
+        seconds = {"prepare": time.monotonic() - started}
+        _predict_blocks(run, work, todo, batch, watch)
+        seconds["predict"] = time.monotonic() - started - seconds["prepare"]
+        products = _Products(run, work, cores)
+        manifest = {
+            **products.write(seconds, watch),
+            "scene": {**work.scene.facts(), "path": str(path)},
+            "model": run.facts["model"],
+            "blocks": {"total": len(cores), "taken_up": len(cores) - len(todo)},
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            "warnings": [*work.scene.warnings, *products.warnings],
+            "device": {"name": str(work.segmenter.device), "batch": work.segmenter.batch, "torch": torch.__version__},
+        }
+        return {**run.publish(products.names, manifest), "already_done": False}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a prediction needs, described and loaded.
+
+    Attributes:
+        scene: the pixels.
+        plan: how they are predicted.
+        segmenter: the model.
+    """
+
+    scene: Scene
+    plan: Plan
+    segmenter: Segmenter
+    _options: Options
+    _compiled: bool
+
+    @property
+    def facts(self) -> Facts:
+        """Everything that decides the result, JSON-able."""
+        card, tiling = self.segmenter.card, self.plan.tiling
+        chosen = {"tile": tiling.tile, "overlap": tiling.overlap, "precision": self.segmenter.precision}
+        return {
+            "geoseg": __version__,
+            "scene": {"sha256": self.scene.sha256(), "bands": list(self.scene.bands)},
+            "model": {"name": card.name, "version": card.version, "card_sha256": card.hash, "weights_sha256": card.sha256},
+            "options": {**asdict(self._options), **chosen},
+            "region": self.plan.region.facts,
+            "seen_shape": list(self.plan.seen.shape),
+            "stretch": None if self.plan.stretch is None else asdict(self.plan.stretch),
+            "device": {"kind": self.segmenter.device.type, "compiled": self._compiled},
+        }
+
+
+def prepare(
+    scene: str | Path,
+    model: str | Path,
+    *,
+    bands: tuple[int, ...] | None = None,
+    bbox: tuple[float, float, float, float] | None = None,
+    aoi: str | Path | None = None,
+    options: Options,
+    device: str = "auto",
+    compile: bool = False,  # noqa: A002 the word of torch
+    policy: Policy | None = None,
+) -> Work:
+    """Describe the scene, plan its prediction and load the model; for the arguments see ``predict``.
+
+    Raises:
+        GeosegError: where scene, model and options do not fit together.
+    """
+    folder = locate(model)
     card, _ = ModelCard.read(folder)
-    described = Scene.describe(path, bands=card.bands, indexes=bands, policy=policy or Policy())
+    described = Scene.describe(scene, bands=card.bands, indexes=bands, policy=policy or Policy())
     region = Region.of(described.grid, bbox, None if aoi is None else Path(aoi))
     stretch = None if described.dtype == card.scaling.dtype else described.stretch(card.scaling.percentiles)
     plan = make_plan(described, card, options, pixel_m=described.pixel_m, stretch=stretch, region=region)
     segmenter = Segmenter.load(folder, device=device, precision=options.precision, tta=options.tta, compile=compile)
-    facts: Facts = {
-        "geoseg": __version__,
-        "scene": {"sha256": described.sha256(), "bands": list(described.bands)},
-        "model": {"name": card.name, "version": card.version, "card_sha256": card.hash, "weights_sha256": card.sha256},
-        "options": {**asdict(options), "tile": plan.tiling.tile, "overlap": plan.tiling.overlap, "precision": segmenter.precision},
-        "region": region.facts,
-        "seen_shape": list(plan.seen.shape),
-        "stretch": None if stretch is None else asdict(stretch),
-        "outputs": {"confidence": confidence, "scores": options.scores, "vectors": vectors, "quicklook": quicklook},
-    }
-    stem = path.stem
-    run = Run(Path(out) if out is not None else path.parent, stem, facts, force=force)
-    if before := run.finished():
-        return {**before, "already_done": True}
-    with run:
-        run.check_clear(_names(stem, facts["outputs"]))
-        _check_room(run.work, plan)
-        seconds = {"prepare": time.monotonic() - started}
-        todo = [core for core in plan.cores(block) if not run.block(core).exists()]
-        _predict_blocks(run, plan, segmenter, todo, batch, watch)
-        seconds["predict"] = time.monotonic() - started - seconds["prepare"]
-        products = _Products(run, plan, described, segmenter, plan.cores(block))
-        manifest = products.write(seconds, watch)
-        manifest["scene"] = {"path": str(path), **described.facts()}
-        manifest["model"] = facts["model"]
-        manifest["blocks"] = {"total": len(plan.cores(block)), "taken_up": len(plan.cores(block)) - len(todo)}
-        manifest["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-        manifest["warnings"] = [*described.warnings, *products.warnings]
-        manifest["device"] = {"name": str(segmenter.device), "batch": segmenter.batch, "torch": torch.__version__}
-        return {**run.publish(products.names, manifest), "already_done": False}
+    return Work(described, plan, segmenter, options, compile)
 
 
 def _names(stem: str, outputs: dict[str, bool]) -> list[str]:
@@ -174,10 +223,9 @@ def _check_room(folder: Path, plan: Plan) -> None:
         )
 
 
-def _predict_blocks(
-    run: Run, plan: Plan, segmenter: Segmenter, todo: list[Window], batch: int | None, watch: Callable[[Progress], None]
-) -> None:
+def _predict_blocks(run: Run, work: Work, todo: list[Window], batch: int | None, watch: Callable[[Progress], None]) -> None:
     """Predict the blocks that are not done yet."""
+    plan, segmenter = work.plan, work.segmenter
     counts = {core: len(plan.tiles(core)) for core in todo}
     total, done, area = sum(counts.values()), 0, sum(core.area for core in todo) / 1e6
     if todo:
@@ -199,18 +247,18 @@ def _predict_blocks(
 class _Products:
     """What is made of the finished blocks."""
 
-    def __init__(self, run: Run, plan: Plan, scene: Scene, segmenter: Segmenter, cores: list[Window]) -> None:
-        self.run, self.plan, self.scene, self.card = run, plan, scene, segmenter.card
+    def __init__(self, run: Run, work: Work, cores: list[Window]) -> None:
+        self.run, self.plan, self.scene, self.card = run, work.plan, work.scene, work.segmenter.card
         self.names: list[str] = _names(run.stem, run.facts["outputs"])
         self.warnings: list[str] = []
-        window = plan.region.window
+        window = self.plan.region.window
         self._parts = [(core.shift(-window.row, -window.col), run.block(core)) for core in cores]
-        self._grid = scene.grid[window.row : window.end_row, window.col : window.end_col]
+        self._grid = self.scene.grid[window.row : window.end_row, window.col : window.end_col]
         self._tags = {
             "GEOSEG_VERSION": __version__,
             "MODEL": f"{self.card.name} {self.card.version}",
             "MODEL_SHA256": self.card.sha256,
-            "SOURCE": Path(scene.path).name,
+            "SOURCE": Path(self.scene.path).name,
             "SOURCE_SHA256": run.facts["scene"]["sha256"],
             "OPTIONS": ", ".join(f"{key}={value}" for key, value in run.facts["options"].items()),
         }
