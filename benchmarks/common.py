@@ -118,7 +118,9 @@ def make_model(
 def child(module: str, task: dict[str, Any]) -> dict[str, Any]:
     """Run one measurement in a process of its own; returns its JSON, with its peak memory as ``peak_gb``."""
     command = [sys.executable, "-m", module, "--child", json.dumps(task)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | {"GOMP_SPINCOUNT": "5000"}
+    )  # as the launcher
     facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return facts
 

@@ -52,7 +52,7 @@ def predict(task: dict[str, Any]) -> dict[str, Any]:
 
     manifest = verb(task["scene"], task["model"], out=task["out"], vectors=False, quicklook=False, force=True)
     spent = manifest["seconds"]
-    return {"seconds": spent["predict"] + spent["raster"], "whole": sum(spent.values()), "peak_gb": peak_gb()}
+    return {"seconds": spent["predict"] + spent["raster"], "predict": spent["predict"], "whole": sum(spent.values()), "peak_gb": peak_gb()}
 
 
 def plain(task: dict[str, Any]) -> dict[str, Any]:

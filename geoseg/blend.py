@@ -176,14 +176,15 @@ def neighbours(pixels: np.ndarray, length: int, seen: int) -> tuple[np.ndarray, 
     return low, np.ceil(at).astype(np.int64), at - low
 
 
-def decide(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def decide(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The winning channel and the confidence of each pixel.
 
     Args:
         logits: ``(K, H, W)`` float32.
 
     Returns:
-        Index of the largest logit (the first of equals), ``(H, W)`` uint8; its softmax as ``round(254 p)``, ``(H, W)`` uint8.
+        Index of the largest logit (the first of equals), ``(H, W)`` uint8; its softmax as ``round(254 p)``, ``(H, W)`` uint8;
+        and whether all logits are finite, ``(H, W)`` bool.
     """
     import torch
 
@@ -193,4 +194,5 @@ def decide(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     for k in range(last + 1):
         torch.maximum(rank, (logits[k] == best).to(torch.uint8) * (last - k), out=rank)
         total += torch.sub(logits[k], best, out=part).exp_()
-    return last - rank, total.reciprocal_().mul_(254).round_().to(torch.uint8)
+    finite = total.isfinite()
+    return last - rank, total.reciprocal_().mul_(254).round_().to(torch.uint8), finite

@@ -77,6 +77,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 def main() -> NoReturn:
     """Run the command line: a refusal is one line and exit status 2; anything else is a bug and keeps its traceback."""
     _hush_libraries()
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch is loaded: its threads wait politely where cores are shared
     try:
         app(standalone_mode=True)
     except GeosegError as error:

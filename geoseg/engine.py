@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -40,6 +43,8 @@ _BAND = 256
 _CONFIDENCE_NODATA = 255
 
 T = TypeVar("T")
+_Band = tuple[Window, torch.Tensor, torch.Tensor]
+"""A window, its layers ``(layers, H, W)`` uint8 with channel numbers for classes, and where they fall short ``(H, W)`` bool."""
 
 
 class Reader(Protocol):
@@ -185,10 +190,11 @@ def make_plan(
 
 def predict_block(
     plan: Plan, core: Window, segmenter: Segmenter, tick: Callable[[int], None] = lambda _: None
-) -> Iterator[tuple[Window, np.ndarray]]:
+) -> Generator[tuple[Window, np.ndarray]]:
     """Classify the pixels one block owns; yield finished row bands, top to bottom.
 
-    A thread reads ahead, another blends on the device; the caller's thread receives.
+    A thread reads ahead; the caller's thread computes: all of torch's work in one thread, for each new one brings its own
+    pool of workers, and the pools would contend for the cores.
 
     Args:
         plan: of the scene.
@@ -204,23 +210,42 @@ def predict_block(
         ReadError: if a part of the scene cannot be decoded.
         CoverageError: if a valid pixel got no answer.
     """
-    ids = np.array(segmenter.card.legend.ids, np.uint8)
+    layers = plan.layers(len(segmenter.card.legend))
     with plan.scene.reader() as reader:
         if reader.empty(core):
-            yield from _nothing(core, plan.layers(len(ids)))
+            yield from _nothing(core, layers)
             return
-        for window, answer, short in _ahead(_blend(plan, core, segmenter, tick), 2):
-            valid = reader.valid(window) & plan.region.mask(window)
-            if (valid & short.cpu().numpy()).any():
-                row, col = np.argwhere(valid & short.cpu().numpy())[0]
-                raise CoverageError(
-                    f"pixel ({window.row + row}, {window.col + col}) got no finite answer; with --precision fp16 try bf16 or fp32, "
-                    "otherwise this is a bug in geoseg: please report it"
-                )
-            values = answer.cpu().numpy()
-            values[0] = np.where(valid, ids[values[0]], NODATA)
-            values[1:, ~valid] = _CONFIDENCE_NODATA
-            yield window, values
+        waiting: _Band | None = None
+        for band in _blend(plan, core, segmenter, tick):
+            if waiting:
+                yield _received(plan, reader, segmenter, waiting)
+            waiting = band  # fetched one band late, so that a GPU has its next tiles before anybody waits for the last ones
+        if waiting:
+            yield _received(plan, reader, segmenter, waiting)
+
+
+def _received(plan: Plan, reader: Reader, segmenter: Segmenter, band: _Band) -> tuple[Window, np.ndarray]:
+    """A band on the host, with class ids, and no data where the scene or the region has none.
+
+    Raises:
+        CoverageError: if a valid pixel got no answer.
+    """
+    window, answer, short = band
+    valid = reader.valid(window) & plan.region.mask(window)
+    missing = valid & short.cpu().numpy()
+    if missing.any():
+        row, col = np.argwhere(missing)[0]
+        raise CoverageError(
+            f"pixel ({window.row + row}, {window.col + col}) got no finite answer; with --precision fp16 try bf16 or fp32, "
+            "otherwise this is a bug in geoseg: please report it"
+        )
+    values = answer.cpu().numpy()
+    ids = np.array(segmenter.card.legend.ids, np.uint8)
+    values[0] = ids[values[0]]
+    if not valid.all():
+        values[0, ~valid] = NODATA
+        values[1:, ~valid] = _CONFIDENCE_NODATA
+    return window, values
 
 
 def _nothing(core: Window, layers: int) -> Iterator[tuple[Window, np.ndarray]]:
@@ -231,9 +256,7 @@ def _nothing(core: Window, layers: int) -> Iterator[tuple[Window, np.ndarray]]:
         yield window, values
 
 
-def _blend(
-    plan: Plan, core: Window, segmenter: Segmenter, tick: Callable[[int], None]
-) -> Generator[tuple[Window, torch.Tensor, torch.Tensor]]:
+def _blend(plan: Plan, core: Window, segmenter: Segmenter, tick: Callable[[int], None]) -> Iterator[_Band]:
     """Answer the tiles of a block and give away rows as they are finished: window, ``(layers, H, W)`` uint8, shortfall."""
     field, weights = plan.field(core), plan.weights
     rim = blend.rim(weights)
@@ -268,9 +291,7 @@ def _finished(rows: tuple[np.ndarray, ...], done: int, ready: int, canvas: Canva
         canvas.advance(min(top, ready) - canvas.top)
 
 
-def _answer(
-    plan: Plan, core: Window, canvas: Canvas, around: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]], band: slice
-) -> tuple[Window, torch.Tensor, torch.Tensor]:
+def _answer(plan: Plan, core: Window, canvas: Canvas, around: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]], band: slice) -> _Band:
     """Decide a band of the core's rows."""
     with torch.inference_mode():
         (low, high, part), cols = tuple(axis[band] for axis in around[0]), around[1]
@@ -284,12 +305,12 @@ def _answer(
             both = blend.interpolate(both, 2, cols[0] - canvas.left, cols[1] - canvas.left, cols[2])
             logits, mass = both[:-1] / both[-1].clamp_min(1e-6), both[-1]
             short = mass < 0.1
-        classes, confidence = blend.decide(logits)
+        classes, confidence, finite = blend.decide(logits)
         layers = [classes[None], confidence[None]]
         if plan.scores:
             layers.append(logits.softmax(0).mul_(254).round_().to(torch.uint8))
         window = Window(core.row + band.start, core.col, len(low), core.width)
-        return window, torch.cat(layers), short | ~logits.sum(0).isfinite()
+        return window, torch.cat(layers), short | ~finite
 
 
 def _questions(plan: Plan, core: Window, segmenter: Segmenter) -> Generator[tuple[list[Tile], np.ndarray, np.ndarray]]:
@@ -330,6 +351,7 @@ def _ahead(items: Generator[T], depth: int) -> Generator[T]:
             return
 
     def work() -> None:
+        _let_others_go_first()
         try:
             with closing(items):
                 for item in items:
@@ -355,3 +377,64 @@ def _ahead(items: Generator[T], depth: int) -> Generator[T]:
     finally:
         stop.set()
         thread.join()
+
+
+def _let_others_go_first() -> None:
+    """Lower this thread's priority, where threads have one: on a CPU the pool that computes waits for the slowest of its threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
+
+
+@contextmanager
+def _quick_turns() -> Iterator[None]:
+    """Hand the interpreter's lock over quickly: by default the computing thread waits for it up to 5 ms, at every step."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0003)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def write_behind(write: Callable[[Iterator[T]], None], items: Generator[T], depth: int = 2) -> None:
+    """Write in a thread of its own what is made in this one, at most ``depth`` items behind; failures of either end both.
+
+    Args:
+        write: takes the items as they arrive.
+        items: made in the caller's thread.
+        depth: how many may wait.
+    """
+    line: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
+
+    def arriving() -> Iterator[T]:
+        _let_others_go_first()
+        while True:
+            kind, value = line.get()
+            if kind == "end":
+                return
+            if isinstance(value, BaseException):
+                raise value
+            yield value  # type: ignore[misc]
+
+    with _quick_turns(), ThreadPoolExecutor(1, thread_name_prefix="geoseg-behind") as pool:
+        written = pool.submit(write, arriving())
+
+        def put(kind: str, value: T | BaseException | None) -> None:
+            while not written.done():
+                try:
+                    line.put((kind, value), timeout=0.1)
+                except queue.Full:
+                    continue
+                return
+
+        try:
+            with closing(items):
+                for item in items:
+                    put("item", item)
+                    if written.done():
+                        break
+        except BaseException as error:
+            put("error", error)
+            raise
+        put("end", None)
+        written.result()

@@ -98,7 +98,7 @@ class Segmenter:
         return cls(card, network, device=device, precision=precision, tta=tta, compile=compile)
 
     def prepare(self, shape: tuple[int, int], largest: int | None = None) -> None:
-        """Find the batch that fits the device's memory, and warm up.
+        """Find the batch that fits the device's memory, and warm up: the first pass is the one that chooses and compiles kernels.
 
         Memory decides the batch, never the tile. On a CPU the batch stays 1 unless ``largest`` asks for more.
 
@@ -108,6 +108,8 @@ class Segmenter:
         """
         if self.device.type != "cuda":
             self.batch = largest or 1
+            pixels = torch.zeros((self.batch, len(self.card.bands), *shape), device=self.device)
+            self._forward(pixels.contiguous(memory_format=torch.channels_last))
             return
         size, largest = 1, largest or _LARGEST_BATCH
         while size <= largest:
@@ -163,15 +165,15 @@ class Segmenter:
 
     def _forward(self, scaled: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
-            total: torch.Tensor | None = None
+            if len(self._views) == 1:
+                answer: torch.Tensor = self._network(scaled)
+                return answer
+            total = torch.zeros((), device=self.device)
             for turns, flip in self._views:
                 seen = torch.rot90(scaled, turns, (2, 3))
-                seen = (seen.flip(3) if flip else seen).contiguous(memory_format=torch.channels_last)
-                answer = self._network(seen)
-                answer = torch.rot90(answer.flip(3) if flip else answer, -turns, (2, 3))
-                total = answer if total is None else total.float() + answer
-            assert total is not None
-            return total / len(self._views) if len(self._views) > 1 else total
+                answer = self._network((seen.flip(3) if flip else seen).contiguous(memory_format=torch.channels_last))
+                total = total + torch.rot90(answer.flip(3) if flip else answer, -turns, (2, 3))
+            return total / len(self._views)
 
     def _scale(self, pixels: np.ndarray, valid: np.ndarray, stretch: Stretch | None) -> torch.Tensor:
         """Native pixels to network input on the device, ``(N, B, H, W)`` float32, channels last."""
@@ -225,13 +227,16 @@ def _precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16",
 def tune_malloc() -> bool:
     """Let glibc keep large freed blocks instead of giving them back to the system after every layer.
 
-    By default each activation above 32 MB is mapped afresh and its pages are cleared again, which costs a CPU forward
-    pass a third of its time. Returns whether the allocator took the advice.
+    By default each activation above 32 MB (and in any thread but the first, above 64 MB in all) is mapped afresh and its
+    pages are cleared again, which costs a CPU forward pass a third of its time. So: one arena for all threads, and high
+    thresholds. Returns whether the allocator took the advice.
     """
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(ctypes.util.find_library("c"))
     if not hasattr(libc, "mallopt"):
         return False
-    trim_threshold, mmap_threshold = -1, -3
-    return bool(libc.mallopt(mmap_threshold, 1 << 30)) and bool(libc.mallopt(trim_threshold, (1 << 31) - 1))
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8
+    advice = {mmap_threshold: 1 << 30, trim_threshold: (1 << 31) - 1, arena_max: 1}
+    taken = [libc.mallopt(parameter, value) for parameter, value in advice.items()]
+    return all(taken)

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from geoseg import __version__, cog, geopackage, report
 from geoseg.blocks import BlockMosaic, write_block
 from geoseg.card import ModelCard
-from geoseg.engine import ALIGN, BLOCK, Options, Plan, make_plan, predict_block
+from geoseg.engine import ALIGN, BLOCK, Options, Plan, make_plan, predict_block, write_behind
 from geoseg.errors import OutputError
 from geoseg.legend import NODATA
 from geoseg.manifest import Facts, Run
@@ -109,8 +110,10 @@ def predict(
         _check_room(run.work, work.plan)
         cores = work.plan.cores(block)
         todo = [core for core in cores if not run.block(core).exists()]
+        if todo:
+            work.segmenter.prepare(work.plan.tiles(todo[0])[0].seen.shape, batch)
         seconds = {"prepare": time.monotonic() - started}
-        _predict_blocks(run, work, todo, batch, watch)
+        _predict_blocks(run, work, todo, watch)
         seconds["predict"] = time.monotonic() - started - seconds["prepare"]
         products = _Products(run, work, cores)
         manifest = {
@@ -223,13 +226,11 @@ def _check_room(folder: Path, plan: Plan) -> None:
         )
 
 
-def _predict_blocks(run: Run, work: Work, todo: list[Window], batch: int | None, watch: Callable[[Progress], None]) -> None:
+def _predict_blocks(run: Run, work: Work, todo: list[Window], watch: Callable[[Progress], None]) -> None:
     """Predict the blocks that are not done yet."""
     plan, segmenter = work.plan, work.segmenter
     counts = {core: len(plan.tiles(core)) for core in todo}
     total, done, area = sum(counts.values()), 0, sum(core.area for core in todo) / 1e6
-    if todo:
-        segmenter.prepare(plan.tiles(todo[0])[0].seen.shape, batch)
 
     def tick(tiles: int) -> None:
         nonlocal done
@@ -239,8 +240,8 @@ def _predict_blocks(run: Run, work: Work, todo: list[Window], batch: int | None,
     watch(Progress("predict", 0, total, 0))
     for core in todo:
         before = done
-        layers = plan.layers(len(segmenter.card.legend))
-        write_block(run.block(core), core, predict_block(plan, core, segmenter, tick), layers)
+        write = partial(write_block, run.block(core), core, layers=plan.layers(len(segmenter.card.legend)))
+        write_behind(write, predict_block(plan, core, segmenter, tick))
         tick(counts[core] - (done - before))
 
 
