@@ -41,6 +41,8 @@ def test_contract(name: str):
     with torch.inference_mode():
         both = network(pixels)
         alone = network(pixels[1:])
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert network(pixels[:1]).dtype == torch.float32
     assert both.shape == (2, 5, size, size + 32)
     torch.testing.assert_close(both[1:], alone, rtol=1e-3, atol=1e-4)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from geoseg.errors import CardError
 from geoseg.networks.fcn import FCNResNet50
+from geoseg.networks.logits import LogitsConv2d
 from geoseg.options import nearest
 
 _LIBRARY: dict[str, type[nn.Module]] = {
@@ -57,7 +58,7 @@ def build(architecture: str, bands: int, classes: int, **options: Any) -> nn.Mod
         options: keyword arguments of the architecture, e.g. ``encoder_name``.
 
     Returns:
-        module with attribute ``stride``, that maps (N, B, H, W) to logits (N, K, H, W).
+        module with attribute ``stride``, that maps (N, B, H, W) to logits (N, K, H, W), float32 even under autocast.
 
     Raises:
         CardError: if the architecture, an option or the encoder is unknown, or the options do not fit together.
@@ -81,8 +82,16 @@ def _made(name: str, maker: Callable[..., nn.Module], bands: int, classes: int, 
         return maker(bands=bands, classes=classes, **options)
     extra = _PATCH_DEFAULTS if name == "dpt" else {}
     network = maker(encoder_weights=None, in_channels=bands, classes=classes, **extra, **options)
+    _answer_in_float32(cast(Any, network.segmentation_head))
     network.stride = cast(Any, network.encoder).output_stride
     return network
+
+
+def _answer_in_float32(head: Any) -> None:
+    """Replace the last convolution of a head of the library; names of parameters stay."""
+    layers: nn.Sequential = head if isinstance(head, nn.Sequential) else head.head
+    last = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d))
+    layers[last] = LogitsConv2d.of(cast(nn.Conv2d, layers[last]))
 
 
 def _check_encoder(encoder: Any) -> None:

@@ -9,6 +9,8 @@ from torchvision.models import resnet50
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.fcn import FCNHead
 
+from geoseg.networks.logits import LogitsConv2d
+
 
 class FCNResNet50(nn.Module):
     """Fully convolutional network of Long et al. on a ResNet-50 whose last two stages are dilated instead of strided.
@@ -29,8 +31,8 @@ class FCNResNet50(nn.Module):
         if bands != 3:
             trunk.conv1 = nn.Conv2d(bands, 64, kernel_size=7, stride=2, padding=3, bias=False)
         self.backbone = IntermediateLayerGetter(trunk, return_layers={"layer3": "aux", "layer4": "out"})
-        self.classifier = FCNHead(2048, classes)
-        self.aux_classifier = FCNHead(1024, classes) if auxiliary else None
+        self.classifier = _head(2048, classes)
+        self.aux_classifier = _head(1024, classes) if auxiliary else None
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, K, H, W) of scaled pixels (N, B, H, W)."""
@@ -47,3 +49,9 @@ class FCNResNet50(nn.Module):
     def _upsample(logits: Tensor, pixels: Tensor) -> Tensor:
         size: torch.Size = pixels.shape[-2:]
         return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def _head(channels: int, classes: int) -> FCNHead:
+    head = FCNHead(channels, classes)
+    head[-1] = LogitsConv2d.of(head[-1])
+    return head
