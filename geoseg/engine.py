@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import queue
 import sys
 import threading
@@ -351,7 +350,6 @@ def _ahead(items: Generator[T], depth: int) -> Generator[T]:
             return
 
     def work() -> None:
-        _let_others_go_first()
         try:
             with closing(items):
                 for item in items:
@@ -379,12 +377,6 @@ def _ahead(items: Generator[T], depth: int) -> Generator[T]:
         thread.join()
 
 
-def _let_others_go_first() -> None:
-    """Lower this thread's priority, where threads have one: on a CPU the pool that computes waits for the slowest of its threads."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
-
-
 @contextmanager
 def _quick_turns() -> Iterator[None]:
     """Hand the interpreter's lock over quickly: by default the computing thread waits for it up to 5 ms, at every step."""
@@ -407,7 +399,6 @@ def write_behind(write: Callable[[Iterator[T]], None], items: Generator[T], dept
     line: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
 
     def arriving() -> Iterator[T]:
-        _let_others_go_first()
         while True:
             kind, value = line.get()
             if kind == "end":

@@ -108,8 +108,7 @@ class Segmenter:
         """
         if self.device.type != "cuda":
             self.batch = largest or 1
-            pixels = torch.zeros((self.batch, len(self.card.bands), *shape), device=self.device)
-            self._forward(pixels.contiguous(memory_format=torch.channels_last))
+            self.logits(np.zeros((self.batch, len(self.card.bands), *shape), np.uint8), np.ones((self.batch, *shape), bool))
             return
         size, largest = 1, largest or _LARGEST_BATCH
         while size <= largest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: pytest-xdist shares out the cores already
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Large test data beside the repository; tests that use it skip where it is absent."""
