@@ -33,7 +33,8 @@ def taper(name: Taper, tile: int, overlap: int) -> np.ndarray:
     distance = np.minimum(np.arange(tile), np.arange(tile)[::-1]) + 0.5
     match name:
         case "box":
-            weight = (distance > overlap / 2).astype(np.float64)
+            margin = overlap // 2
+            weight = ((np.arange(tile) >= margin) & (np.arange(tile) < margin + stride)).astype(np.float64)
         case "flat":
             weight = _ramp(distance, start=overlap * 3 / 8, length=overlap / 4)
         case "linear":

@@ -26,7 +26,7 @@ from geoseg.segmenter import Augmentation, Precision, Segmenter
 from geoseg.tiling import Tile, Tiling, cores
 from geoseg.window import Window
 
-BLOCK = 8192
+BLOCK = 6144
 """Largest side of a block in pixels: what a worker does, and what a killed run has to do again at most."""
 
 ALIGN = 512
