@@ -63,7 +63,7 @@ def test_files_that_are_no_tiff_are_named_for_what_they_are(tmp_path: Path, cont
         "s3://bucket/scene.tif",
         "/vsicurl/http://example.org/scene.tif",
         "/vsizip/scene.zip/scene.tif",
-        "/tmp/../vsimem/scene.tif",
+        "/usr/../vsimem/scene.tif",
         "zip:scene.zip!scene.tif",
         "GTIFF_DIR:1:scene.tif",
         "HDF5:scene.h5://a",
