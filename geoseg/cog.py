@@ -258,8 +258,8 @@ def _create(draft: Path, grid: GeoBox, style: _Style, tags: Mapping[str, str]) -
             blockysize=BLOCK,
             photometric="palette" if style.colours else "minisblack",
             alpha="no",
-            compress="deflate",
-            zlevel=1,
+            compress="zstd",
+            zstd_level=1,
             num_threads=1,
             bigtiff="if_safer",
         )

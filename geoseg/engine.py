@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import queue
 import sys
@@ -38,7 +39,7 @@ NEAR = 1.1
 FAR = 8.0
 """Pixel sizes whose ratio to the card's is above this (or below its inverse) are refused."""
 
-_BAND = 256
+_BAND = 512
 _CONFIDENCE_NODATA = 255
 
 T = TypeVar("T")
@@ -313,25 +314,28 @@ def _answer(plan: Plan, core: Window, canvas: Canvas, around: tuple[tuple[np.nda
 
 
 def _questions(plan: Plan, core: Window, segmenter: Segmenter) -> Generator[tuple[list[Tile], np.ndarray, np.ndarray]]:
-    """Read the tiles of a block in batches; tiles without any valid pixel are not asked."""
+    """Read a block, a row of the lattice at a time, and hand its tiles out in batches, without those that hold no valid pixel."""
     tiles: list[Tile] = []
     with plan.seen.reader() as reader:
-        for tile in plan.tiles(core):
-            if not tiles:
-                size = segmenter.batch
-            if reader.empty(tile.seen):
+        for _, row in itertools.groupby(plan.tiles(core), key=lambda tile: tile.window.row):
+            wanted = [tile for tile in row if not reader.empty(tile.seen)]
+            if not wanted:
                 continue
-            pixels, valid = reader.read(tile.seen)
-            if not valid.any():
-                continue
-            if not tiles:
-                shape = (size, *tile.seen.shape)
-                batch, known = np.empty((*shape, len(pixels)), pixels.dtype), np.empty(shape, bool)
-            batch[len(tiles)], known[len(tiles)] = pixels.transpose(1, 2, 0), valid
-            tiles.append(tile)
-            if len(tiles) == size:
-                yield tiles, batch.transpose(0, 3, 1, 2), known
-                tiles = []
+            first, last = wanted[0].seen, wanted[-1].seen
+            strip = Window.between(first.row, first.col, last.end_row, last.end_col)
+            pixels, valid = reader.read(strip)
+            for tile in wanted:
+                part = tile.seen.within(strip)
+                if not valid[part].any():
+                    continue
+                if not tiles:
+                    shape = (segmenter.batch, *tile.seen.shape)
+                    batch, known = np.empty((*shape, len(pixels)), pixels.dtype), np.empty(shape, bool)
+                batch[len(tiles)], known[len(tiles)] = pixels[:, *part].transpose(1, 2, 0), valid[part]
+                tiles.append(tile)
+                if len(tiles) == len(batch):
+                    yield tiles, batch.transpose(0, 3, 1, 2), known
+                    tiles = []
     if tiles:
         yield tiles, batch[: len(tiles)].transpose(0, 3, 1, 2), known[: len(tiles)]
 

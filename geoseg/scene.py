@@ -42,6 +42,7 @@ _ENVIRONMENT: Final = {
     "GDAL_VRT_ENABLE_PYTHON": "NO",
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "{none}",
     "GTIFF_IGNORE_READ_ERRORS": "NO",
+    "GDAL_NUM_THREADS": str(min(8, os.cpu_count() or 1)),
 }
 _SIDECARS: Final = {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE", "GDAL_GEOREF_SOURCES": "INTERNAL,WORLDFILE"}
 _GDAL_ERRORS: Final = (RasterioError, CRSError, CPLE_BaseError, UnicodeDecodeError)

@@ -16,6 +16,7 @@ import torch
 from geoseg import networks
 from geoseg.card import ModelCard
 from geoseg.errors import CardError, OptionsError
+from geoseg.networks.fold import fold_batch_norms
 from geoseg.scene import Stretch
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -95,6 +96,7 @@ class Segmenter:
             network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()})
         except (safetensors.SafetensorError, RuntimeError) as error:
             raise CardError(f"{weights}: not the weights of {card.architecture} {card.options}: {str(error).splitlines()[0]}") from error
+        network = fold_batch_norms(network.eval(), len(card.bands))
         return cls(card, network, device=device, precision=precision, tta=tta, compile=compile)
 
     def prepare(self, shape: tuple[int, int], largest: int | None = None) -> None:

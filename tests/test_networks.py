@@ -1,3 +1,4 @@
+from copy import deepcopy
 from functools import cache
 
 import pytest
@@ -6,6 +7,7 @@ from torchvision.models.segmentation import fcn_resnet50
 
 from geoseg.errors import CardError
 from geoseg.networks import build, names
+from geoseg.networks.fold import fold_batch_norms
 
 _SMALL = {
     "dpt": {
@@ -82,3 +84,43 @@ def test_odd_facts_are_refused(architecture, options, words):
 
 def test_names_in_any_case():
     assert build("FPN", 3, 2, encoder_name="tu-resnet10t").stride == 32
+
+
+def _batch_norms(network: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
+    return [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("name", names())
+def test_folding_changes_no_answer(name: str):
+    network = deepcopy(_network(name))
+    draw = torch.Generator().manual_seed(2)
+    for norm in _batch_norms(network):
+        for values, low, high in ((norm.running_mean, -0.2, 0.2), (norm.running_var, 0.5, 2), (norm.weight.data, 0.5, 1.5)):
+            values.uniform_(low, high, generator=draw)
+    folded = fold_batch_norms(network, 4)
+    assert folded is not network
+    assert folded.stride == network.stride
+    assert len(_batch_norms(folded)) < len(_batch_norms(network))
+    pixels = torch.randn(1, 4, 128, 160, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(pixels), network(pixels), rtol=1e-3, atol=1e-3)
+
+
+class Twice(torch.nn.Module):
+    """A network that uses the result of a convolution beside the batch norm's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(1, 2, 3, padding=1), torch.nn.BatchNorm2d(2)
+        self.norm.running_mean.fill_(1)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        features = self.conv(pixels)
+        return features + self.norm(features)
+
+
+def test_a_network_that_cannot_be_folded_stays_as_it_is():
+    network = Twice().eval()
+    assert fold_batch_norms(network, 1) is network
+    plain = torch.nn.Conv2d(1, 2, 1).eval()
+    assert isinstance(fold_batch_norms(plain, 1), torch.nn.Conv2d)
