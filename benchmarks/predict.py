@@ -3,11 +3,11 @@
     python -m benchmarks.predict [--quick] [--json]
 
 One RGB scene of 6000 x 6000 pixels, tile 512, overlap 128. For U-Net/ResNet-18 and FCN-ResNet50: the forward pass of as
-many tiles as the scene has (a quarter of them for the FCN, times four), in the best layout and precision, before and after,
-against the stage that reads, predicts, blends and writes the COG. `ratio_...` is against the network as it was built; geoseg
-folds its batch norms into its convolutions, and `ratio_..._folded` is against the forward pass of that. Beside it the loop a
-user would write in an hour. Then the memory of a 12000 x 12000 and a 30000 x 30000 scene with a tiny network. Each
-measurement is a process of its own.
+many tiles as the scene has (a quarter of them for the FCN, times four), in the best layout and precision, before and after
+(the median), against the stage that reads, predicts, blends and writes the COG. `ratio_...` is against the network as it was
+built; geoseg folds its batch norms into its convolutions, and `ratio_..._folded` is against the forward pass of that. Beside
+it the loop a user would write in an hour. Then the memory of a 12000 x 12000 and a 30000 x 30000 scene with a tiny network.
+Each measurement is a process of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from statistics import mean
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -131,8 +131,8 @@ def measure(*, quick: bool) -> dict[str, Any]:
             for _ in range(2 if name == "unet" and not quick else 1):
                 wholes.append(call("predict", label=name, scene=scene, model=models[name], out=folder / f"out_{name}"))
                 forwards += [] if quick else [call("forward", **task)]
-            pure, folded = (tiles * mean(f[key] / f["tiles"] for f in forwards) for key in ("seconds", "folded"))
-            whole = {key: mean(w[key] for w in wholes) for key in ("seconds", "peak_gb")}
+            pure, folded = (tiles * median(f[key] / f["tiles"] for f in forwards) for key in ("seconds", "folded"))
+            whole = {key: median(w[key] for w in wholes) for key in ("seconds", "peak_gb")}
             facts |= {f"tiles_{name}": tiles, f"raster_stage_{name}_s": round(whole["seconds"], 2)}
             facts |= {f"forward_{name}_s": round(pure, 2), f"forward_{name}_folded_s": round(folded, 2)}
             facts |= {f"ratio_{name}": round(whole["seconds"] / pure, 4), f"ratio_{name}_folded": round(whole["seconds"] / folded, 4)}

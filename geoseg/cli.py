@@ -60,6 +60,23 @@ class Augmentation(StrEnum):
     d4 = "d4"
 
 
+class Simplification(StrEnum):
+    """How outlines lose points."""
+
+    dp = "dp"
+    vw = "vw"
+
+
+class Format(StrEnum):
+    """Format of a vector file."""
+
+    gpkg = "gpkg"
+    parquet = "parquet"
+    fgb = "fgb"
+    geojsonl = "geojsonl"
+    pmtiles = "pmtiles"
+
+
 Scene = Annotated[Path, typer.Argument(help="GeoTIFF of any size.", metavar="SCENE.tif")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model (see `geoseg models list`) or its folder.")]
 Bands = Annotated[str | None, typer.Option(help="Band numbers in the model's order, e.g. 1,2,3. Default: by name.", metavar="N,N,N")]
@@ -70,6 +87,19 @@ Overlap = Annotated[int | None, typer.Option(help="Pixels that neighbouring tile
 AllowVrt = Annotated[bool, typer.Option("--allow-vrt", help="Open a VRT whose sources lie in or below its own folder.")]
 Sidecars = Annotated[bool, typer.Option("--sidecars", help="Trust files beside the scene: .aux.xml, .ovr, .msk, .tfw.")]
 MaxPixels = Annotated[float | None, typer.Option("--max-pixels", help="Refuse scenes of more pixels than this. Default: 1e11.")]
+MinArea = Annotated[
+    list[str] | None,
+    typer.Option("--min-area-m2", help="Smaller polygons go to a neighbour: one area, or NAME=AREA for each class.", metavar="AREA"),
+]
+MinHole = Annotated[float, typer.Option("--min-hole-m2", help="Smaller holes are filled.", metavar="AREA")]
+Simplify = Annotated[float, typer.Option("--simplify-m", help="How far outlines may move to lose points, in metres.", metavar="METRES")]
+SimplifyMethod = Annotated[Simplification, typer.Option("--simplify-method", help="Douglas-Peucker or Visvalingam-Whyatt.")]
+Smooth = Annotated[bool, typer.Option("--smooth", help="Pull the stairs of the pixels straight.")]
+Regularize = Annotated[
+    list[str] | None, typer.Option("--regularize", help="Give outlines of these classes right angles, e.g. building.", metavar="NAME")
+]
+Connectivity = Annotated[int, typer.Option(help="4, or 8: pixels that touch in a corner are one polygon.", metavar="4|8")]
+SingleLayer = Annotated[bool, typer.Option("--single-layer", help="All classes in one layer of the GeoPackage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
@@ -136,7 +166,16 @@ def predict(
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence as a COG.")] = False,
     scores: Annotated[bool, typer.Option("--scores", help="Also write the scores of all classes as a COG.")] = False,
-    polygons: Annotated[bool, typer.Option(help="Write the GeoPackage.")] = True,
+    polygons: Annotated[bool, typer.Option(help="Write the polygons.")] = True,
+    format_: Annotated[Format, typer.Option("--format", help="Of the polygons.")] = Format.gpkg,
+    single_layer: SingleLayer = False,
+    min_area_m2: MinArea = None,
+    min_hole_m2: MinHole = 0.0,
+    simplify_m: Simplify = 0.0,
+    simplify_method: SimplifyMethod = Simplification.dp,
+    smooth: Smooth = False,
+    regularize: Regularize = None,
+    connectivity: Connectivity = 4,
     quicklook: Annotated[bool, typer.Option(help="Write the picture.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Start over and replace earlier results.")] = False,
     allow_vrt: AllowVrt = False,
@@ -168,6 +207,9 @@ def predict(
             block=block or BLOCK,
             confidence=confidence,
             vectors=polygons,
+            shaping=_shaping(min_area_m2, min_hole_m2, simplify_m, simplify_method, smooth, regularize, connectivity),
+            kind=format_.value,
+            single_layer=single_layer,
             quicklook=quicklook,
             force=force,
             policy=_policy(allow_vrt, sidecars, max_pixels),
@@ -177,6 +219,69 @@ def predict(
         typer.echo(json.dumps(manifest, ensure_ascii=False))
     elif not quiet:
         _tell(manifest, out or scene.parent)
+
+
+@app.command()
+def vectorize(
+    classes: Annotated[Path, typer.Argument(help="GeoTIFF of whole numbers that mean classes.", metavar="CLASSES.tif")],
+    out: Annotated[Path, typer.Option(help="File of the result: .gpkg, .parquet, .fgb, .geojsonl or .pmtiles.")],
+    format_: Annotated[Format | None, typer.Option("--format", help="Default: what the name of the result says.")] = None,
+    single_layer: SingleLayer = False,
+    legend: Annotated[
+        str | None, typer.Option(help="Names and colours: isprs, or a YAML file. Default: what the raster says.", metavar="FILE.yaml|NAME")
+    ] = None,
+    band: Annotated[int | None, typer.Option(help="Number of the band, if there are several.", min=1)] = None,
+    nodata: Annotated[
+        float | None, typer.Option(help="The number that is outside. Default: the raster's nodata value, mask or alpha.")
+    ] = None,
+    confidence: Annotated[Path | None, typer.Option(help="Raster of the same grid: each polygon gets its mean.")] = None,
+    zonal: Annotated[Path | None, typer.Option(help="Raster of the same grid: each polygon gets the mean of each band.")] = None,
+    min_area_m2: MinArea = None,
+    min_hole_m2: MinHole = 0.0,
+    simplify_m: Simplify = 0.0,
+    simplify_method: SimplifyMethod = Simplification.dp,
+    smooth: Smooth = False,
+    regularize: Regularize = None,
+    connectivity: Connectivity = 4,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    allow_vrt: AllowVrt = False,
+    sidecars: Sidecars = False,
+    max_pixels: MaxPixels = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the polygons of any class raster, also of one that another tool made.
+
+    Outside is where the raster says that there is no data. If it states no nodata value, 0 is a class of its own, unless
+    the raster is one of geoseg's or a legend is given, which never has a class 0.
+    """
+    from geoseg.verbs.vectorize import vectorize as verb
+
+    with Watcher(silent=quiet or as_json) as watch:
+        facts = verb(
+            classes,
+            out,
+            band=band,
+            nodata=nodata,
+            legend=legend,
+            confidence=confidence,
+            zonal=zonal,
+            shaping=_shaping(min_area_m2, min_hole_m2, simplify_m, simplify_method, smooth, regularize, connectivity),
+            single_layer=single_layer,
+            kind=None if format_ is None else format_.value,
+            force=force,
+            policy=_policy(allow_vrt, sidecars, max_pixels),
+            watch=watch.show,
+        )
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+    elif not quiet:
+        for warning in facts["warnings"]:
+            typer.echo(f"geoseg: warning: {_printable(warning)}", err=True)
+        for name, of_class in facts["classes"].items():
+            area = "" if of_class["area_m2"] is None else f"  {of_class['area_m2']:>14,.0f} m²"
+            typer.echo(f"  {name:<16}{area}  {of_class['polygons']:>8} polygons")
+        typer.echo(f"Wrote {facts['polygons']} polygons to {facts['out']} in {facts['seconds']:.1f} s.")
 
 
 @app.command()
@@ -282,6 +387,39 @@ def _policy(allow_vrt: bool, sidecars: bool, max_pixels: float | None) -> Any:
     )
 
 
+def _shaping(
+    min_area_m2: list[str] | None,
+    min_hole_m2: float,
+    simplify_m: float,
+    simplify_method: Simplification,
+    smooth: bool,
+    regularize: list[str] | None,
+    connectivity: int,
+) -> Any:
+    """The words about outlines as one value."""
+    from geoseg.polygons import Shaping
+
+    names = tuple(name.strip() for text in regularize or () for name in text.split(","))
+    least = _areas(min_area_m2 or [])
+    if connectivity not in (4, 8):
+        raise typer.BadParameter(f"--connectivity {connectivity}: is neither 4 nor 8")
+    return Shaping(least, min_hole_m2, simplify_m, simplify_method.value, smooth, names, 8 if connectivity == 8 else 4)
+
+
+def _areas(texts: list[str]) -> float | dict[str, float]:
+    """One area, or one for each class name."""
+    words = [word.strip().rpartition("=") for text in texts for word in text.split(",")]
+    try:
+        areas = {name.strip(): float(area) for name, _, area in words}
+    except ValueError as error:
+        raise typer.BadParameter(f"--min-area-m2 {','.join(texts)}: is neither an area nor a list of NAME=AREA") from error
+    if "" not in areas:
+        return areas or 0.0
+    if len(words) > 1:
+        raise typer.BadParameter(f"--min-area-m2 {','.join(texts)}: give one area, or NAME=AREA for each class")
+    return areas[""]
+
+
 def _numbers(text: str | None) -> Any:
     if text is None:
         return None
@@ -325,20 +463,23 @@ class Watcher:
             self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Show how far the run is."""
+        """Show how far a prediction is."""
+        self.show(progress.stage, progress.done, progress.total, progress.mpx if progress.stage == "predict" else None)
+
+    def show(self, stage: str, done: int, total: int, mpx: float | None = None) -> None:
+        """Show how far a stage is; with ``mpx``, the million pixels that were predicted, also how fast and how long to go."""
         now = time.monotonic()
-        if progress.stage != self._stage:
-            self._began, self._stage, self._told = now, progress.stage, 0.0
+        if stage != self._stage:
+            self._began, self._stage, self._told = now, stage, 0.0
         seconds, rate = max(now - self._began, 1e-9), ""
-        if progress.stage == "predict" and progress.done:
-            rate = f"{progress.done / seconds:.1f} tiles/s, {progress.mpx / seconds:.2f} Mpx/s"
+        if mpx is not None and done:
+            rate = f"{done / seconds:.1f} tiles/s, {mpx / seconds:.2f} Mpx/s"
         if self._bar is not None:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, description=progress.stage, completed=progress.done, total=progress.total, rate=rate)
+            self._bar.update(self._bar.task_ids[0], description=stage, completed=done, total=total, rate=rate)
         elif not self._silent and now - self._told >= self.EVERY_S:
             self._told = now
-            left = f", {rate}, {seconds * (progress.total - progress.done) / progress.done:.0f} s left" if rate else ""
-            typer.echo(f"geoseg: {progress.stage} {progress.done} of {progress.total}{left}", err=True)
+            left = f", {rate}, {seconds * (total - done) / done:.0f} s left" if rate else ""
+            typer.echo(f"geoseg: {stage} {done} of {total}{left}", err=True)
 
 
 def _bar() -> rich.progress.Progress:

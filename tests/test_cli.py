@@ -14,6 +14,7 @@ import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pyogrio
 import pytest
@@ -102,7 +103,7 @@ def test_polygons_are_the_raster(reference: Path) -> None:
     for name, _ in pyogrio.list_layers(reference / "photo_polygons.gpkg"):
         if name == "layer_styles":
             continue
-        _, _, shapes, (ids, _, areas, confidence) = pyogrio.raw.read(reference / "photo_polygons.gpkg", layer=name)
+        _, _, shapes, (ids, _, areas, _, confidence) = pyogrio.raw.read(reference / "photo_polygons.gpkg", layer=name)
         geometries = shapely.from_wkb(shapes)
         assert shapely.is_valid(geometries).all()
         np.testing.assert_allclose(areas, shapely.area(geometries), rtol=2e-3)
@@ -296,3 +297,20 @@ def test_info_plan_and_models(photo: Path, bad: Path, model: Path) -> None:
     assert facts["seconds"] > 0
     assert "default" in json.loads(geoseg("models", "list", "--json").stdout)
     assert json.loads(geoseg("models", "show", model).stdout)["mlm:name"] == "test"
+
+
+def test_shaped_polygons_in_one_layer_of_another_format(photo: Path, model: Path, tmp_path: Path) -> None:
+    words = ("--smooth", "--simplify-m", 0.3, "--min-area-m2", 2, "--min-hole-m2", 2, "--regularize", "class_1", "--connectivity", 8)
+    line = ("predict", photo, "-m", model, "--out", tmp_path, "--no-quicklook", "--format", "parquet", *words)
+    done = geoseg(*line)
+    assert done.returncode == 0, done.stderr
+    found = geopandas.read_parquet(tmp_path / "photo_polygons.parquet")
+    with rasterio.open(tmp_path / "photo_classes.tif") as raster:
+        valid = int((raster.read(1) > 0).sum()) * abs(raster.transform.determinant)
+    assert found.area.sum() == pytest.approx(valid, rel=1e-9)
+    assert found.geometry.is_valid.all()
+    assert shapely.coverage_is_valid(found.geometry.array)
+    assert "Already finished" in geoseg(*line).stdout
+    refused = geoseg(*line, "--regularize", "house", "--force")
+    assert refused.returncode == 2
+    assert "'house' is not in the legend" in refused.stderr

@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "geoseg"
-LIGHT = ("errors", "window", "legend", "card", "tiling", "blend", "policy", "cog", "report", "manifest", "polygons", "geopackage", "scene")
+LIGHT = (
+    *("errors", "window", "legend", "card", "tiling", "blend", "policy", "cog", "report", "manifest", "scene"),
+    *("polygons", "features", "geopackage", "vectors", "classes"),
+)
 LARGE_BYTES = 500_000
 MAY_BE_LARGE = re.compile(r"demo/\w+\.tif|geoseg/models/[\w-]+/model\.safetensors")
 MACHINE_PATH = re.compile(r"(?<![\w./])/(?:work|root|mnt|tmp/\w|home/\w|Users/\w)[\w./-]*")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from geoseg.window import Window
 Block: TypeAlias = tuple[Window, NDArray[np.uint8], NDArray[np.uint8] | None]
 """A window of a class raster, its classes (H, W), and its confidence (H, W): 0 to 254 for 0 to 1, 255 for no data."""
 
-Integer = TypeVar("Integer", np.int32, np.int64)
+Value = TypeVar("Value", np.int32, np.int64, np.float64)
 
 _BAND_PIXELS = 1 << 20  # traced at a time: bounds the scratch memory of a band, whatever its classes
 
@@ -37,7 +37,7 @@ class Arcs:
     Faces are 4-connected sets of pixels of one class, numbered by their first pixel in row-major order.
 
     Attributes:
-        points: (P, 2) int32, column and row of pixel corners where arcs begin, turn and end.
+        points: (P, 2) int32, column and row of pixel corners where arcs begin, turn and end; float64 where boundaries were moved.
         offsets: (A + 1,) int64, arc ``a`` is ``points[offsets[a]:offsets[a + 1]]``.
         left: (A,) int32, face on the left of the arc, seen along it with row 0 on top; -1 outside and where no data is.
         right: (A,) int32, face on the right of the arc.
@@ -50,7 +50,7 @@ class Arcs:
         confidence: (F,) float32, mean confidence of each face, 0 to 1; NaN where it is not known.
     """
 
-    points: NDArray[np.int32]
+    points: NDArray[Any]
     offsets: NDArray[np.int64]
     left: NDArray[np.int32]
     right: NDArray[np.int32]
@@ -188,7 +188,7 @@ def _drained(pieces: list[NDArray[np.int32]]) -> NDArray[np.int32]:
 
 
 @inlined
-def longer(table: NDArray[Integer], length: int) -> NDArray[Integer]:
+def longer(table: NDArray[Value], length: int) -> NDArray[Value]:
     """A copy of a table (N, C) with room for twice as many rows, and for ``length`` rows at least."""
     room = np.empty((max(2 * table.shape[0], length), table.shape[1]), table.dtype)
     for row in range(table.shape[0]):

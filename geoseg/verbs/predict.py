@@ -13,19 +13,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geoseg import __version__, cog, geopackage, report
+from geoseg import __version__, cog, report
 from geoseg.blocks import BlockMosaic, write_block
 from geoseg.card import ModelCard
 from geoseg.engine import ALIGN, BLOCK, Options, Plan, make_plan, predict_block, write_behind
 from geoseg.errors import OutputError
+from geoseg.features import Features
 from geoseg.legend import NODATA
 from geoseg.manifest import Facts, Run
 from geoseg.models import locate
-from geoseg.polygons import polygonize
+from geoseg.polygons import Shaping, polygonize
 from geoseg.polygons.measure import class_areas
 from geoseg.region import Region
 from geoseg.scene import Policy, Scene
 from geoseg.segmenter import Segmenter
+from geoseg.vectors import FORMATS, format_of
+from geoseg.vectors import write as write_vectors
 from geoseg.window import Window
 
 
@@ -61,6 +64,9 @@ def predict(
     block: int = BLOCK,
     confidence: bool = False,
     vectors: bool = True,
+    shaping: Shaping | None = None,
+    kind: str = "gpkg",
+    single_layer: bool = False,
     quicklook: bool = True,
     force: bool = False,
     policy: Policy | None = None,
@@ -68,7 +74,7 @@ def predict(
 ) -> Facts:
     """Predict a scene: class raster, polygons, quicklook and manifest.
 
-    Writes ``STEM_classes.tif`` (COG), ``STEM_polygons.gpkg``, ``STEM_quicklook.png`` and, last, ``STEM.manifest.json``.
+    Writes ``STEM_classes.tif`` (COG), ``STEM_polygons.gpkg`` (or another format), ``STEM_quicklook.png`` and, last, ``STEM.manifest.json``.
     A killed run is taken up where it was by calling this again; a finished one is left as it is.
 
     Args:
@@ -85,6 +91,9 @@ def predict(
         block: largest side of a block, pixels; what a killed run does again at most. The result does not depend on it.
         confidence: also write ``STEM_confidence.tif``.
         vectors: write the polygons.
+        shaping: how their outlines are made; None for those of the pixels.
+        kind: format of the polygons, one of ``vectors.FORMATS``.
+        single_layer: put all classes into one layer of the GeoPackage.
         quicklook: write the picture.
         force: forget earlier work and replace earlier results.
         policy: which files may be opened.
@@ -100,7 +109,10 @@ def predict(
     work = prepare(
         scene, model, bands=bands, bbox=bbox, aoi=aoi, options=options or Options(), device=device, compile=compile, policy=policy
     )
-    outputs = {"confidence": confidence, "scores": work.plan.scores, "vectors": vectors, "quicklook": quicklook}
+    shaping = shaping or Shaping()
+    shaping.tables(work.segmenter.card.legend)
+    drawing = asdict(shaping) | {"regularize": list(shaping.regularize), "suffix": FORMATS[kind][0], "single_layer": single_layer}
+    outputs = {"confidence": confidence, "scores": work.plan.scores, "polygons": drawing if vectors else None, "quicklook": quicklook}
     path = Path(scene)
     run = Run(Path(out) if out is not None else path.parent, path.stem, {**work.facts, "outputs": outputs}, force=force)
     if before := run.finished():
@@ -115,7 +127,7 @@ def predict(
         seconds = {"prepare": time.monotonic() - started}
         _predict_blocks(run, work, todo, watch)
         seconds["predict"] = time.monotonic() - started - seconds["prepare"]
-        products = _Products(run, work, cores)
+        products = _Products(run, work, cores, shaping)
         manifest = {
             **products.write(seconds, watch),
             "scene": {**work.scene.facts(), "path": str(path)},
@@ -188,14 +200,15 @@ def prepare(
     return Work(described, plan, segmenter, options, compile)
 
 
-def _names(stem: str, outputs: dict[str, bool]) -> list[str]:
+def _names(stem: str, outputs: Facts) -> list[str]:
     """File names of a run's results."""
+    polygons = outputs["polygons"]
     wanted = [
         ("classes.tif", True),
         ("classes.tif.aux.xml", True),
         ("confidence.tif", outputs["confidence"]),
         ("scores.tif", outputs["scores"]),
-        ("polygons.gpkg", outputs["vectors"]),
+        (f"polygons{polygons['suffix']}" if polygons else "", bool(polygons)),
         ("quicklook.png", outputs["quicklook"]),
     ]
     return [f"{stem}_{name}" for name, on in wanted if on]
@@ -248,8 +261,8 @@ def _predict_blocks(run: Run, work: Work, todo: list[Window], watch: Callable[[P
 class _Products:
     """What is made of the finished blocks."""
 
-    def __init__(self, run: Run, work: Work, cores: list[Window]) -> None:
-        self.run, self.plan, self.scene, self.card = run, work.plan, work.scene, work.segmenter.card
+    def __init__(self, run: Run, work: Work, cores: list[Window], shaping: Shaping) -> None:
+        self.run, self.plan, self.scene, self.card, self.shaping = run, work.plan, work.scene, work.segmenter.card, shaping
         self.names: list[str] = _names(run.stem, run.facts["outputs"])
         self.warnings: list[str] = []
         window = self.plan.region.window
@@ -269,7 +282,7 @@ class _Products:
         legend, facts = self.card.legend, self.run.facts["outputs"]
         steps = [
             ("raster", True, self._write_rasters),
-            ("polygons", facts["vectors"], self._write_polygons),
+            ("polygons", facts["polygons"] is not None, self._write_polygons),
             ("quicklook", facts["quicklook"], self._write_quicklook),
         ]
         for number, (stage, wanted, step) in enumerate(steps):
@@ -316,9 +329,12 @@ class _Products:
     def _write_polygons(self) -> None:
         window = self.plan.region.window
         bands = ((part, values[0], values[1]) for part, values in self._mosaic(0, 1).bands(ALIGN))
-        faces = polygonize(bands, window.shape)
-        self._faces = dict(enumerate(faces.count().tolist()))
-        geopackage.write_geopackage(self._path("polygons.gpkg"), faces, self._grid, self.card.legend, self._tags)
+        faces = polygonize(bands, window.shape, self.shaping, self._grid, self.card.legend)
+        features = Features.of(faces, self._grid, self.card.legend)
+        self._faces = features.counts()
+        facts = self.run.facts["outputs"]["polygons"]
+        path = self._path(f"polygons{facts['suffix']}")
+        write_vectors(path, features, self._tags, kind=format_of(path), single_layer=facts["single_layer"])
 
     def _write_quicklook(self) -> None:
         window, whole = self.plan.region.window, self.scene.shape

@@ -1,0 +1,143 @@
+"""From a class raster to polygons as a map wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from geoseg.errors import OptionsError
+from geoseg.legend import Legend
+from geoseg.polygons.arcs import Arcs, Block, trace
+from geoseg.polygons.coverage import Faces, assemble
+from geoseg.polygons.join import join
+from geoseg.polygons.measure import pixel_size
+from geoseg.polygons.simplify import simplify
+from geoseg.polygons.slivers import merge_small
+from geoseg.polygons.smooth import smooth
+
+Method = Literal["dp", "vw"]
+
+_STAIRS_PX = 1.5  # a footprint's walls follow the pixels this closely, whatever the tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class Shaping:
+    """How the outlines of a class raster become those of a map; as it stands, they stay the outlines of the pixels.
+
+    Every step keeps the polygons a coverage, and keeps the border of the valid area where it is.
+
+    Attributes:
+        min_area_m2: smaller polygons become part of a neighbour; one number, or one for each class name.
+        min_hole_m2: smaller holes are filled.
+        simplify_m: how far outlines may move when they lose points, metres; 0 keeps all points.
+        simplify_method: ``dp``, Douglas and Peucker 1973, or ``vw``, Visvalingam and Whyatt 1993 (the square of ``simplify_m`` is the
+            area).
+        smooth: pull the stairs of the pixels straight, by less than half a pixel.
+        regularize: names of classes whose outlines get right angles.
+        connectivity: 4, or 8 to make one polygon of those of a class that touch in a corner.
+    """
+
+    min_area_m2: float | Mapping[str, float] = 0.0
+    min_hole_m2: float = 0.0
+    simplify_m: float = 0.0
+    simplify_method: Method = "dp"
+    smooth: bool = False
+    regularize: tuple[str, ...] = ()
+    connectivity: Literal[4, 8] = 4
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            OptionsError: if a size is negative or not a number, or a word is unknown.
+        """
+        areas = self.min_area_m2 if isinstance(self.min_area_m2, Mapping) else {"": self.min_area_m2}
+        sizes = {f"min_area_m2 {name}".strip(): area for name, area in areas.items()}
+        for name, size in (sizes | {"min_hole_m2": self.min_hole_m2, "simplify_m": self.simplify_m}).items():
+            if not 0 <= size < np.inf:
+                raise OptionsError(f"{name} is {size}; it must be 0 or more")
+        if self.simplify_method not in get_args(Method):
+            raise OptionsError(f"simplify_method {self.simplify_method!r} is unknown; choose one of {', '.join(get_args(Method))}")
+        if self.connectivity not in (4, 8):
+            raise OptionsError(f"connectivity is {self.connectivity}; it must be 4 or 8")
+
+    @property
+    def moves(self) -> bool:
+        """Whether any outline may differ from that of the pixels."""
+        small = self.min_area_m2.values() if isinstance(self.min_area_m2, Mapping) else [self.min_area_m2]
+        return bool(any(small) or self.min_hole_m2 or self.simplify_m or self.smooth or self.regularize)
+
+    def tables(self, legend: Legend | None) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """For each class id (256,) the smallest area in square metres, and whether it gets right angles.
+
+        Raises:
+            OptionsError: if a class is named that the legend lacks.
+        """
+        return _table(self.min_area_m2, legend), _table(dict.fromkeys(self.regularize, 1.0), legend) > 0
+
+
+def polygonize(
+    blocks: Iterable[Block],
+    shape: tuple[int, int],
+    shaping: Shaping | None = None,
+    grid: GeoBox | None = None,
+    legend: Legend | None = None,
+) -> Faces:
+    """Turn a class raster into polygons, the same whatever the layout of the blocks.
+
+    Args:
+        blocks: windows, classes (H, W) uint8, and confidence (H, W) uint8 or None; they cover each pixel once, in any
+            order; rows of blocks from top to bottom are best. Class 0 is outside, confidence 255 unknown.
+        shape: height and width of the raster.
+        shaping: what is done to the outlines; None for nothing.
+        grid: of the raster, for sizes in metres; None for pixels of 1 m.
+        legend: the class names that ``shaping`` speaks of.
+
+    Raises:
+        CoverageError: if the blocks do not cover each pixel once.
+        OptionsError: if ``shaping`` names a class that the legend lacks.
+    """
+    shaping = shaping or Shaping()
+    least, chosen = shaping.tables(legend)
+    arcs = trace(blocks, shape)
+    if shaping.moves:
+        arcs = _shaped(join(arcs), shaping, least, chosen, (1.0, 1.0) if grid is None else pixel_size(grid))
+    return assemble(arcs, shaping.connectivity)
+
+
+def _shaped(arcs: Arcs, shaping: Shaping, least: NDArray[np.float64], chosen: NDArray[np.bool_], scale: tuple[float, float]) -> Arcs:
+    """All steps between tracing and drawing, in their order."""
+    pixel_m2 = scale[0] * scale[1]
+    if least.any() or shaping.min_hole_m2:
+        arcs = merge_small(arcs, least / pixel_m2, shaping.min_hole_m2 / pixel_m2)
+    traced = arcs
+    if shaping.smooth:
+        arcs = smooth(arcs)
+    if shaping.simplify_m:
+        arcs = simplify(arcs, shaping.simplify_m, shaping.simplify_method, scale)
+    if shaping.regularize:
+        from geoseg.polygons.regularize import regularize
+
+        arcs = regularize(arcs, traced, chosen[arcs.class_id], max(shaping.simplify_m, _STAIRS_PX * max(scale)), scale)
+    return arcs
+
+
+def _table(values: float | Mapping[str, float], legend: Legend | None) -> NDArray[np.float64]:
+    """A number for each class id (256,).
+
+    Raises:
+        OptionsError: if a name is not in the legend.
+    """
+    if not isinstance(values, Mapping):
+        return np.full(256, float(values))
+    table, ids = np.zeros(256), {} if legend is None else {c.name: c.id for c in legend.classes}
+    for name, value in values.items():
+        if name not in ids:
+            raise OptionsError(f"class {name!r} is not in the legend; it has {', '.join(ids) or 'no names'}")
+        table[ids[name]] = value
+    return table
