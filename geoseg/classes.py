@@ -6,7 +6,7 @@ import colorsys
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,8 +131,8 @@ class ClassRaster:
         made = _legend(Path(scene.path).stem, numbers, named, palette)
         return cls(scene, made, {i: value for i, value in numbers.items() if i != value}, own, (*scene.warnings, *notes))
 
-    def read(self) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
-        """Class ids of all rows, from top to bottom: windows over the full width, and ids (h, w) with 0 outside.
+    def read(self, windows: Iterable[Window]) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+        """Class ids (h, w) of windows in turn, 0 outside.
 
         Raises:
             ReadError: if a block of the file cannot be decoded.
@@ -140,7 +140,7 @@ class ClassRaster:
         pairs = sorted((self.values.get(c.id, c.id), c.id) for c in self.legend.classes)
         known, ids = np.array([value for value, _ in pairs], np.int64), np.array([i for _, i in pairs], np.uint8)
         with self.scene.reader() as reader:
-            for window in rows_of(self.scene):
+            for window in windows:
                 pixels, valid = reader.read(window)
                 yield window, _to_ids(pixels[0], valid, known, ids)
 

@@ -98,6 +98,9 @@ Smooth = Annotated[bool, typer.Option("--smooth", help="Pull the stairs of the p
 Regularize = Annotated[
     list[str] | None, typer.Option("--regularize", help="Give outlines of these classes right angles, e.g. building.", metavar="NAME")
 ]
+Split = Annotated[
+    list[str] | None, typer.Option("--split", help="Part touching instances of these classes, e.g. car,building.", metavar="NAME")
+]
 Connectivity = Annotated[int, typer.Option(help="4, or 8: pixels that touch in a corner are one polygon.", metavar="4|8")]
 SingleLayer = Annotated[bool, typer.Option("--single-layer", help="All classes in one layer of the GeoPackage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")]
@@ -175,6 +178,7 @@ def predict(
     simplify_method: SimplifyMethod = Simplification.dp,
     smooth: Smooth = False,
     regularize: Regularize = None,
+    split: Split = None,
     connectivity: Connectivity = 4,
     quicklook: Annotated[bool, typer.Option(help="Write the picture.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Start over and replace earlier results.")] = False,
@@ -207,7 +211,7 @@ def predict(
             block=block or BLOCK,
             confidence=confidence,
             vectors=polygons,
-            shaping=_shaping(min_area_m2, min_hole_m2, simplify_m, simplify_method, smooth, regularize, connectivity),
+            shaping=_shaping(min_area_m2, min_hole_m2, simplify_m, simplify_method, smooth, regularize, split, connectivity),
             kind=format_.value,
             single_layer=single_layer,
             quicklook=quicklook,
@@ -242,6 +246,7 @@ def vectorize(
     simplify_method: SimplifyMethod = Simplification.dp,
     smooth: Smooth = False,
     regularize: Regularize = None,
+    split: Split = None,
     connectivity: Connectivity = 4,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     allow_vrt: AllowVrt = False,
@@ -266,7 +271,7 @@ def vectorize(
             legend=legend,
             confidence=confidence,
             zonal=zonal,
-            shaping=_shaping(min_area_m2, min_hole_m2, simplify_m, simplify_method, smooth, regularize, connectivity),
+            shaping=_shaping(min_area_m2, min_hole_m2, simplify_m, simplify_method, smooth, regularize, split, connectivity),
             single_layer=single_layer,
             kind=None if format_ is None else format_.value,
             force=force,
@@ -394,16 +399,17 @@ def _shaping(
     simplify_method: Simplification,
     smooth: bool,
     regularize: list[str] | None,
+    split: list[str] | None,
     connectivity: int,
 ) -> Any:
     """The words about outlines as one value."""
     from geoseg.polygons import Shaping
 
-    names = tuple(name.strip() for text in regularize or () for name in text.split(","))
+    square, parted = (tuple(name.strip() for text in texts or () for name in text.split(",")) for texts in (regularize, split))
     least = _areas(min_area_m2 or [])
     if connectivity not in (4, 8):
         raise typer.BadParameter(f"--connectivity {connectivity}: is neither 4 nor 8")
-    return Shaping(least, min_hole_m2, simplify_m, simplify_method.value, smooth, names, 8 if connectivity == 8 else 4)
+    return Shaping(least, min_hole_m2, simplify_m, simplify_method.value, smooth, square, parted, 8 if connectivity == 8 else 4)
 
 
 def _areas(texts: list[str]) -> float | dict[str, float]:

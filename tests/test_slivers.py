@@ -1,7 +1,6 @@
 from itertools import pairwise
 
 import numpy as np
-import pytest
 import rasterio.features
 import shapely
 import shapely.geometry
@@ -9,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.features import shapes
 
-from geoseg.errors import OptionsError
 from geoseg.legend import ISPRS
 from geoseg.polygons import Shaping, assemble, join, polygonize, trace
 from geoseg.polygons.slivers import merge_small
-from tests.test_polygons import RING_IN_RING, cut, layouts, numbered, outline, rasters
+from tests.test_polygons import cut, layouts, numbered, outline, rasters
 
 
 def labelled(classes: np.ndarray) -> np.ndarray:
@@ -191,11 +189,6 @@ def test_eight_connected_faces_are_those_of_gdal(classes):
     assert (burnt == classes).all()
 
 
-def test_a_class_that_the_legend_lacks_is_refused():
-    with pytest.raises(OptionsError, match="'house' is not in the legend; it has impervious"):
-        polygonize(cut(RING_IN_RING), RING_IN_RING.shape, Shaping(min_area_m2={"house": 4}), legend=ISPRS)
-
-
 def test_one_class_can_be_spared():
     classes = np.array([[1, 1, 1, 1], [1, 2, 3, 1], [1, 1, 1, 1]], np.uint8)
     first, second = (c.name for c in ISPRS.classes[1:3])
@@ -203,11 +196,3 @@ def test_one_class_can_be_spared():
     assert sorted(kept.class_id.tolist()) == [1, 2]
     kept = polygonize(cut(classes), classes.shape, Shaping(min_area_m2={first: 5, second: 5}), legend=ISPRS)
     assert kept.class_id.tolist() == [1]
-
-
-@pytest.mark.parametrize(
-    "facts", [{"min_area_m2": -1}, {"min_hole_m2": np.nan}, {"simplify_m": np.inf}, {"simplify_method": "x"}, {"connectivity": 6}]
-)
-def test_impossible_shapings_are_refused(facts):
-    with pytest.raises(OptionsError):
-        Shaping(**facts)

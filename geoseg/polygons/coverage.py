@@ -97,7 +97,7 @@ def assemble(arcs: Arcs, connectivity: Literal[4, 8] = 4) -> Faces:
     rings, corners, areas = rings[order], corners[order], areas[order]
     ring_offsets = np.concatenate([[0], np.cumsum(rings[:, _POINTS] + 1)])
     polygons = np.argsort(face, kind="stable")
-    count = len(np.unique(face))
+    count = int(face.max(initial=-1)) + 1
     return Faces(
         **_gathered(arcs, face, count),
         areas_px=np.bincount(face[rings[:, _FACE]], areas, count).astype(np.float64, copy=False),

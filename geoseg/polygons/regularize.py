@@ -35,12 +35,12 @@ def regularize(arcs: Arcs, traced: Arcs, chosen: NDArray[np.bool_], tolerance: f
     The traced outline of a face falls into walls (Douglas and Peucker 1973), which turn to the nearer of the two principal
     directions; walls that are short are left out one by one, so that simpler and simpler footprints arise, up to a
     rectangle. Of these the one with the best overlap with the traced footprint, less a small price for each corner, takes
-    the place of the outline. Long walls may also keep a diagonal direction. Where boundaries of other faces meet
-    the outline, they are led to the nearest point of the new one.
+    the place of the outline; where it does not fit, the next best, and then those of a finer tolerance. Long walls may keep a
+    diagonal direction. Boundaries that end at the outline are cut off where they leave the new one, or led to its nearest point.
 
     A footprint stays as it is if its overlap (intersection over union) with the traced one would be less than 0.85, if it
-    meets the outside of the data, if it shares a boundary with a larger one that has changed, or if its neighbours could
-    not follow without crossing, swallowing or halving something. Holes are not changed.
+    meets the outside of the data, if four boundaries meet in one of its corners, if it shares a boundary with a larger one that
+    has changed, or if its neighbours could not follow without crossing, swallowing or halving something. Holes stay.
 
     Args:
         arcs: smoothed, simplified, or as traced.
@@ -72,6 +72,8 @@ def regularize(arcs: Arcs, traced: Arcs, chosen: NDArray[np.bool_], tolerance: f
         done, movers = _settled(moved, halves, ends, trials.only(~spoilt), face_areas, 4 * tolerance_px)
         changed = _affected(done, movers, shells[:, 1], rings[:, 1])
         changed = changed[chosen[changed]]
+        if not len(changed):
+            return done
         poor = changed[_overlap(_Outlines(done).of(changed), outlines.of(changed)) < LEAST_IOU]
         if not len(poor):
             return done
@@ -155,9 +157,9 @@ class _Trials:
 
 
 def _drafted(outlines: _Outlines, faces: NDArray[np.int64], tolerance: float, stretch: NDArray[np.float64]) -> _Trials:
-    """Footprints that overlap the faces (S,) well enough; where there are none, half the tolerance is tried, and half of that.
+    """Footprints that overlap the faces (S,) well enough, then finer ones, of half the tolerance.
 
-    ``stretch`` makes pixels square, of unit area.
+    Where there are none so far, half of that is tried, and so on. ``stretch`` makes pixels square, of unit area.
     """
     parts = []
     for first in range(0, len(faces), _BATCH):
@@ -166,7 +168,8 @@ def _drafted(outlines: _Outlines, faces: NDArray[np.int64], tolerance: float, st
         while len(left) and detail >= min(tolerance, _LEAST_TOLERANCE_PX):
             trials = _scored(outlines, faces[left], detail, _CORNER_PRICE * tolerance**2, stretch)
             parts.append(replace(trials, shell=left[trials.shell]))
-            left = np.setdiff1d(left, parts[-1].shell)
+            if detail < tolerance:
+                left = np.setdiff1d(left, parts[-1].shell)
             detail /= 2
     whole = _Trials(
         np.concatenate([part.shell for part in parts]),
@@ -234,12 +237,12 @@ def _below(a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64
     rise, climb = (b[1] - a[1]) / (b[0] - a[0]), (d[1] - c[1]) / (d[0] - c[0])
     one_low, one_high = a[1] + rise * (low - a[0]) - base, a[1] + rise * (high - a[0]) - base
     two_low, two_high = c[1] + climb * (low - c[0]) - base, c[1] + climb * (high - c[0]) - base
-    area = (min(one_low, two_low) + min(one_high, two_high)) / 2
+    area: float = (min(one_low, two_low) + min(one_high, two_high)) / 2
     left, right = one_low - two_low, one_high - two_high
     if left * right < 0:  # they cross, and the lower of the two bulges above the chord of its ends
         area -= left * right / abs(left - right) / 2
-    area *= high - low
-    return area if (b[0] > a[0]) == (d[0] > c[0]) else -area
+    area *= high - low if (b[0] > a[0]) == (d[0] > c[0]) else low - high
+    return area
 
 
 @Kernel
@@ -334,9 +337,8 @@ def _draft(
             sound = False
             while True:
                 shortest, length = _shortest(walls, number)
-                first_sound = not sound and length >= tolerance
-                sound |= first_sound
-                if first_sound or (sound and number <= _FEW_WALLS):
+                if length >= tolerance and (number <= _FEW_WALLS or not sound):
+                    sound = True
                     if count + number > len(corners):
                         corners = longer(corners, count + number)
                     for wall in range(number):
@@ -825,7 +827,7 @@ def _spread(places: NDArray[np.float64], around: float, back: float) -> bool:
 @inlined
 def _at(place: float, ring: NDArray[np.float64], lengths: NDArray[np.float64]) -> tuple[int, float, float, float]:
     """The side of a ring, the way along it, and the point at a place on it; ``lengths`` end the sides. Corners attract."""
-    side = min(np.searchsorted(lengths, place, side="right"), len(ring) - 1)
+    side = min(int(np.searchsorted(lengths, place, side="right")), len(ring) - 1)
     begin = lengths[side - 1] if side else 0.0
     after = (side + 1) % len(ring)
     length = lengths[side] - begin
@@ -850,10 +852,10 @@ def _swept_ring(ring: NDArray[np.float64]) -> float:
 @inlined
 def _beyond(points: NDArray[np.float64], box: NDArray[np.float64]) -> bool:
     """Whether any point lies outside of a box."""
+    beyond = False
     for x, y in points:
-        if x < box[0] or y < box[1] or x > box[2] or y > box[3]:
-            return True
-    return False
+        beyond |= x < box[0] or y < box[1] or x > box[2] or y > box[3]
+    return beyond
 
 
 @inlined
@@ -1040,9 +1042,9 @@ def _settle(
             fits &= where[half >> 1, 0] < 0
             node, third = _third(half, after, slots, start, end)
             closed = node < 0
-            if closed or held[node]:
-                fits &= closed
-                continue
+            if closed:
+                break
+            fits &= not held[node]
             at = offsets[(half >> 1) + 1] - 1 if half & 1 == 0 else offsets[half >> 1]
             side, along = _nearest(points[at, 0], points[at, 1], ring)
             if third >= 0:

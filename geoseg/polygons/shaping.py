@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,18 @@ from geoseg.polygons.arcs import Arcs, Block, trace
 from geoseg.polygons.coverage import Faces, assemble
 from geoseg.polygons.join import join
 from geoseg.polygons.measure import pixel_size
+from geoseg.polygons.regularize import regularize
 from geoseg.polygons.simplify import simplify
 from geoseg.polygons.slivers import merge_small
 from geoseg.polygons.smooth import smooth
+from geoseg.window import Window
+
+if TYPE_CHECKING:
+    from geoseg.polygons.split import Read
 
 Method = Literal["dp", "vw"]
 
+_ROWS = 512
 _STAIRS_PX = 1.5  # a footprint's walls follow the pixels this closely, whatever the tolerance
 
 
@@ -39,6 +45,7 @@ class Shaping:
             area).
         smooth: pull the stairs of the pixels straight, by less than half a pixel.
         regularize: names of classes whose outlines get right angles.
+        split: names of classes whose touching instances, such as cars in a row, become polygons of their own.
         connectivity: 4, or 8 to make one polygon of those of a class that touch in a corner.
     """
 
@@ -48,6 +55,7 @@ class Shaping:
     simplify_method: Method = "dp"
     smooth: bool = False
     regularize: tuple[str, ...] = ()
+    split: tuple[str, ...] = ()
     connectivity: Literal[4, 8] = 4
 
     def __post_init__(self) -> None:
@@ -65,6 +73,8 @@ class Shaping:
             raise OptionsError(f"simplify_method {self.simplify_method!r} is unknown; choose one of {', '.join(get_args(Method))}")
         if self.connectivity not in (4, 8):
             raise OptionsError(f"connectivity is {self.connectivity}; it must be 4 or 8")
+        if self.split and self.connectivity == 8:
+            raise OptionsError("split parts what touches along an edge, connectivity 8 joins what touches in a corner; choose one of them")
 
     @property
     def moves(self) -> bool:
@@ -72,13 +82,14 @@ class Shaping:
         small = self.min_area_m2.values() if isinstance(self.min_area_m2, Mapping) else [self.min_area_m2]
         return bool(any(small) or self.min_hole_m2 or self.simplify_m or self.smooth or self.regularize)
 
-    def tables(self, legend: Legend | None) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """For each class id (256,) the smallest area in square metres, and whether it gets right angles.
+    def check(self, legend: Legend | None) -> None:
+        """Refuse names of classes that a legend lacks.
 
         Raises:
-            OptionsError: if a class is named that the legend lacks.
+            OptionsError: if one is named.
         """
-        return _table(self.min_area_m2, legend), _table(dict.fromkeys(self.regularize, 1.0), legend) > 0
+        for values in (self.min_area_m2, dict.fromkeys((*self.regularize, *self.split), 1.0)):
+            _table(values, legend)
 
 
 def polygonize(
@@ -87,6 +98,7 @@ def polygonize(
     shaping: Shaping | None = None,
     grid: GeoBox | None = None,
     legend: Legend | None = None,
+    read: Read | None = None,
 ) -> Faces:
     """Turn a class raster into polygons, the same whatever the layout of the blocks.
 
@@ -97,32 +109,41 @@ def polygonize(
         shaping: what is done to the outlines; None for nothing.
         grid: of the raster, for sizes in metres; None for pixels of 1 m.
         legend: the class names that ``shaping`` speaks of.
+        read: classes and confidence of any window of the same raster; needed if ``shaping`` splits.
 
     Raises:
         CoverageError: if the blocks do not cover each pixel once.
         OptionsError: if ``shaping`` names a class that the legend lacks.
     """
     shaping = shaping or Shaping()
-    least, chosen = shaping.tables(legend)
-    arcs = trace(blocks, shape)
-    if shaping.moves:
-        arcs = _shaped(join(arcs), shaping, least, chosen, (1.0, 1.0) if grid is None else pixel_size(grid))
+    shaping.check(legend)
+    arcs, class_of = trace(blocks, shape), np.arange(256, dtype=np.uint8)
+    if shaping.split:
+        from geoseg.polygons.split import face_windows, patched, split  # scikit-image takes a third of a second to import
+
+        if read is None:
+            raise TypeError("polygonize() needs read to split")
+        chosen = np.flatnonzero(_table(dict.fromkeys(shaping.split, 1.0), legend)).tolist()
+        patches = split(read, face_windows(arcs), arcs.class_id, chosen)
+        bands = ((window, *read(window)) for window in Window.of(shape).split(_ROWS, shape[1]))
+        arcs, class_of = trace(patched(bands, patches), shape), patches.class_of
+    if shaping.moves or shaping.split:
+        arcs = _shaped(join(arcs), shaping, legend, class_of, (1.0, 1.0) if grid is None else pixel_size(grid))
     return assemble(arcs, shaping.connectivity)
 
 
-def _shaped(arcs: Arcs, shaping: Shaping, least: NDArray[np.float64], chosen: NDArray[np.bool_], scale: tuple[float, float]) -> Arcs:
-    """All steps between tracing and drawing, in their order."""
-    pixel_m2 = scale[0] * scale[1]
+def _shaped(arcs: Arcs, shaping: Shaping, legend: Legend | None, class_of: NDArray[np.uint8], scale: tuple[float, float]) -> Arcs:
+    """All steps between tracing and drawing, in their order; ``class_of`` tells the classes of the codes of instances."""
+    least, pixel_m2 = _table(shaping.min_area_m2, legend)[class_of], scale[0] * scale[1]
     if least.any() or shaping.min_hole_m2:
         arcs = merge_small(arcs, least / pixel_m2, shaping.min_hole_m2 / pixel_m2)
-    traced = arcs
+    traced = arcs = replace(arcs, class_id=class_of[arcs.class_id])
     if shaping.smooth:
         arcs = smooth(arcs)
     if shaping.simplify_m:
         arcs = simplify(arcs, shaping.simplify_m, shaping.simplify_method, scale)
     if shaping.regularize:
-        from geoseg.polygons.regularize import regularize
-
+        chosen = _table(dict.fromkeys(shaping.regularize, 1.0), legend) > 0
         arcs = regularize(arcs, traced, chosen[arcs.class_id], max(shaping.simplify_m, _STAIRS_PX * max(scale)), scale)
     return arcs
 

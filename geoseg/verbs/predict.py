@@ -110,8 +110,13 @@ def predict(
         scene, model, bands=bands, bbox=bbox, aoi=aoi, options=options or Options(), device=device, compile=compile, policy=policy
     )
     shaping = shaping or Shaping()
-    shaping.tables(work.segmenter.card.legend)
-    drawing = asdict(shaping) | {"regularize": list(shaping.regularize), "suffix": FORMATS[kind][0], "single_layer": single_layer}
+    shaping.check(work.segmenter.card.legend)
+    drawing = asdict(shaping) | {
+        "regularize": list(shaping.regularize),
+        "split": list(shaping.split),
+        "suffix": FORMATS[kind][0],
+        "single_layer": single_layer,
+    }
     outputs = {"confidence": confidence, "scores": work.plan.scores, "polygons": drawing if vectors else None, "quicklook": quicklook}
     path = Path(scene)
     run = Run(Path(out) if out is not None else path.parent, path.stem, {**work.facts, "outputs": outputs}, force=force)
@@ -328,8 +333,14 @@ class _Products:
 
     def _write_polygons(self) -> None:
         window = self.plan.region.window
-        bands = ((part, values[0], values[1]) for part, values in self._mosaic(0, 1).bands(ALIGN))
-        faces = polygonize(bands, window.shape, self.shaping, self._grid, self.card.legend)
+        mosaic = self._mosaic(0, 1)
+        bands = ((part, values[0], values[1]) for part, values in mosaic.bands(ALIGN))
+
+        def read(part: Window) -> tuple[np.ndarray, np.ndarray]:
+            _, values = next(mosaic.read([part]))
+            return values[0], values[1]
+
+        faces = polygonize(bands, window.shape, self.shaping, self._grid, self.card.legend, read)
         features = Features.of(faces, self._grid, self.card.legend)
         self._faces = features.counts()
         facts = self.run.facts["outputs"]["polygons"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from geoseg.polygons import Faces, Shaping, on_map, polygonize
 from geoseg.polygons.arcs import Block
 from geoseg.polygons.measure import zonal_means
 from geoseg.scene import Policy, Scene
+from geoseg.window import Window
 
 _UNKNOWN = 255  # confidence
 _TOP = 254  # confidence 1
@@ -75,10 +77,21 @@ def vectorize(
     source = ClassRaster.describe(raster, band=band, nodata=nodata, legend=None if legend is None else _legend(legend), policy=policy)
     certainty = None if confidence is None else _beside(source.scene, confidence, policy, first_band=True)
     measured = None if zonal is None else _beside(source.scene, zonal, policy)
-    faces = polygonize(_blocks(source, certainty, watch), source.scene.shape, shaping, source.scene.grid, source.legend)
+    scene = source.scene
+
+    def told() -> Iterator[Window]:
+        for window in rows_of(scene):
+            watch("trace", window.row, scene.shape[0])
+            yield window
+
+    def read(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        _, classes, values = next(_blocks(source, certainty, [window]))
+        return classes, values
+
+    faces = polygonize(_blocks(source, certainty, told()), scene.shape, shaping, scene.grid, source.legend, read)
     columns = {} if measured is None else _zonal(faces, measured, watch)
     watch("write", 0, 1)
-    features = Features.of(faces, source.scene.grid, source.legend, values=source.values, columns=columns)
+    features = Features.of(faces, scene.grid, source.legend, values=source.values, columns=columns)
     vectors.write(target, features, _facts(source, shaping), kind=kind, single_layer=single_layer)
     return {
         "out": str(target),
@@ -143,17 +156,12 @@ def _beside(scene: Scene, path: str | Path, policy: Policy | None, *, first_band
     raise SceneError(f"{other.path}: has {seen}, as {scene.path} has; bring it to the same grid with gdalwarp -t_srs, -te and -ts")
 
 
-def _blocks(source: ClassRaster, certainty: Scene | None, watch: Callable[[str, int, int], None]) -> Iterator[Block]:
-    """Bands of rows: window, class ids, and confidence if there is one."""
-    total = source.scene.shape[0]
-    reader = None if certainty is None else certainty.reader()
-    try:
-        for window, classes in source.read():
-            watch("trace", window.row, total)
+def _blocks(source: ClassRaster, certainty: Scene | None, windows: Iterable[Window]) -> Iterator[Block]:
+    """Windows with class ids, and confidence if there is one."""
+    with ExitStack() as stack:
+        reader = None if certainty is None else stack.enter_context(certainty.reader())
+        for window, classes in source.read(windows):
             yield window, classes, None if reader is None or certainty is None else _as_bytes(*reader.read(window), certainty)
-    finally:
-        if reader is not None:
-            reader.close()
 
 
 def _as_bytes(pixels: NDArray[Any], valid: NDArray[np.bool_], scene: Scene) -> NDArray[np.uint8]:
