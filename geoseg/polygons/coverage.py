@@ -104,7 +104,7 @@ def assemble(arcs: Arcs, connectivity: Literal[4, 8] = 4) -> Faces:
         part_offsets=np.searchsorted(face[polygons], np.arange(count + 1)),
         polygon_offsets=np.concatenate([[0], np.cumsum(np.bincount(rings[:, _FACE], minlength=len(face))[polygons])]),
         ring_offsets=ring_offsets,
-        vertices=_draw_rings(rings, corners, ring_offsets, *_network(arcs)),
+        vertices=_draw_rings(rings, corners, ring_offsets, *network(arcs)),
     )
 
 
@@ -115,10 +115,10 @@ def find_rings(arcs: Arcs) -> tuple[NDArray[np.int64], NDArray[np.float64], NDAr
         (R, 3): a half arc of the ring (``2 a`` along arc ``a``, ``2 a + 1`` against it), its face, its number of corners;
         (R, 2): column and row of its topmost, leftmost corner; (R,): its area in pixels, negative for a hole.
     """
-    return _find_rings(*_network(arcs))
+    return _find_rings(*network(arcs))
 
 
-def _network(arcs: Arcs) -> tuple[NDArray[Any], ...]:
+def network(arcs: Arcs) -> tuple[NDArray[Any], ...]:
     """The half arc that leaves each node in each direction, (4 N,), -1 where there is none; and the rest as in `Arcs`."""
     slots = np.full(4 * arcs.nodes, -1, np.int32)
     halves = np.arange(0, 2 * len(arcs.left), 2, dtype=np.int32)
@@ -129,7 +129,7 @@ def _network(arcs: Arcs) -> tuple[NDArray[Any], ...]:
 
 def _touching(arcs: Arcs) -> NDArray[np.int64]:
     """For each face the number of its 8-connected region, in the order of their first pixels."""
-    slots, *_ = _network(arcs)
+    slots, *_ = network(arcs)
     around = slots.reshape(-1, 4)
     around = around[(around >= 0).all(axis=1)]
     north, south = around[:, NORTH], around[:, SOUTH]
@@ -179,7 +179,7 @@ def _gathered(arcs: Arcs, face: NDArray[np.int64], count: int) -> dict[str, NDAr
 
 
 @inlined
-def _after(
+def after_half(
     half: int, slots: NDArray[np.int32], start: NDArray[np.int64], end: NDArray[np.int64], left: NDArray[np.int32], right: NDArray[np.int32]
 ) -> tuple[int, bool]:
     """The half arc that follows on the boundary of the face on the left, and whether the corner between them is kept.
@@ -233,7 +233,7 @@ def _find_rings(
                         float(points[point - 1, 1]) - float(points[point, 1])
                     )
             area += swept if half & 1 == 0 else -swept
-            half, kept = _after(half, slots, start, end, left, right)
+            half, kept = after_half(half, slots, start, end, left, right)
             number += stop - begin - 2 + kept
         if count == len(rings):
             rings, corners = longer(rings, 2 * count), longer(corners, 2 * count)
@@ -262,7 +262,7 @@ def _draw_rings(
     for ring in range(len(rings)):
         half, count, top = rings[ring, _FIRST], 0, 0
         while True:
-            after, kept = _after(half, slots, start, end, left, right)
+            after, kept = after_half(half, slots, start, end, left, right)
             begin, stop = offsets[half >> 1], offsets[(half >> 1) + 1]
             for step in range(1, stop - begin - (not kept)):
                 point = begin + step if half & 1 == 0 else stop - 1 - step

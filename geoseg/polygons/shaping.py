@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Method = Literal["dp", "vw"]
 
 _ROWS = 512
-_STAIRS_PX = 1.5  # a footprint's walls follow the pixels this closely, whatever the tolerance
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +143,7 @@ def _shaped(arcs: Arcs, shaping: Shaping, legend: Legend | None, class_of: NDArr
         arcs = simplify(arcs, shaping.simplify_m, shaping.simplify_method, scale)
     if shaping.regularize:
         chosen = _table(dict.fromkeys(shaping.regularize, 1.0), legend) > 0
-        arcs = regularize(arcs, traced, chosen[arcs.class_id], max(shaping.simplify_m, _STAIRS_PX * max(scale)), scale)
+        arcs = regularize(arcs, traced, chosen[arcs.class_id], shaping.simplify_m, scale)
     return arcs
 
 
