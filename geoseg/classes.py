@@ -24,15 +24,15 @@ from geoseg.policy import Policy, admit, printable
 from geoseg.polygons.kernel import Kernel
 from geoseg.scene import (
     Scene,
-    _check_size,
-    _common_dtype,
-    _environment,
-    _explained,
-    _georeference,
-    _layout_notes,
-    _nodata,
-    _pixel_m,
-    _quietly_open,
+    check_size,
+    common_dtype,
+    environment,
+    explained,
+    georeference,
+    layout_notes,
+    nodata_of,
+    pixel_size_m,
+    quietly_open,
 )
 from geoseg.window import Window
 
@@ -158,28 +158,28 @@ def _look(path: str | Path, band: int | None, policy: Policy) -> tuple[Scene, di
     admission = admit(path, policy)
     name = printable(str(path))
     with ExitStack() as stack:
-        stack.enter_context(_explained(name, f"cannot be read as {admission.driver}", SceneError))
-        stack.enter_context(_environment(policy))
-        dataset, placed = _quietly_open(admission.address, admission.driver, policy)
+        stack.enter_context(explained(name, f"cannot be read as {admission.driver}", SceneError))
+        stack.enter_context(environment(policy))
+        dataset, placed = quietly_open(admission.address, admission.driver, policy)
         stack.enter_context(dataset)
-        _check_size(name, dataset, policy)
+        check_size(name, dataset, policy)
         for source in admission.sources:
-            with _quietly_open(source, "GTiff", policy)[0] as tile:
-                _check_size(f"{name}: its source {printable(source)}", tile, policy)
+            with quietly_open(source, "GTiff", policy)[0] as tile:
+                check_size(f"{name}: its source {printable(source)}", tile, policy)
         alphas = [number for number, kind in enumerate(dataset.colorinterp, 1) if kind == ColorInterp.alpha]
         chosen = _only_band(name, dataset.count, alphas, band)
-        dtype = _common_dtype(name, dataset, (chosen,), policy)
+        dtype = common_dtype(name, dataset, (chosen,), policy)
         if dtype.startswith("float"):
             raise SceneError(
                 f"{name}: has pixels of type {dtype}, expected whole numbers that mean classes; "
                 "if they are whole, convert it with 'gdal_translate -ot Int16' (or Byte)"
             )
-        grid, wkt, place_notes = _georeference(name, dataset, placed)
-        nodata, nodata_notes = _nodata(admission.address, dataset, (chosen,), dtype)
+        grid, wkt, place_notes = georeference(name, dataset, placed)
+        nodata, nodata_notes = nodata_of(admission.address, dataset, (chosen,), dtype)
         masked = any(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags for flags in dataset.mask_flag_enums)
         tags = {key: printable(text) for key, text in dataset.tags().items()}
         colours = dataset.colormap(chosen) if dataset.colorinterp[chosen - 1] == ColorInterp.palette else {}
-        notes = (*place_notes, *nodata_notes, *_layout_notes(admission.address, dataset, policy))
+        notes = (*place_notes, *nodata_notes, *layout_notes(admission.address, dataset, policy))
     scene = Scene(
         path=name,
         address=admission.address,
@@ -191,7 +191,7 @@ def _look(path: str | Path, band: int | None, policy: Policy) -> tuple[Scene, di
         nodata=nodata,
         alpha=alphas[0] if alphas else None,
         masked=masked,
-        pixel_m=_pixel_m(grid),
+        pixel_m=pixel_size_m(grid),
         warnings=notes,
         policy=policy,
         sources=admission.sources,

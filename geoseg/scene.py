@@ -172,23 +172,23 @@ class Scene:
         admission = admit(path, policy)
         name = printable(os.fspath(path))
         with ExitStack() as stack:
-            stack.enter_context(_explained(name, f"cannot be read as {admission.driver}", SceneError))
-            stack.enter_context(_environment(policy))
-            dataset, placed = _quietly_open(admission.address, admission.driver, policy)
+            stack.enter_context(explained(name, f"cannot be read as {admission.driver}", SceneError))
+            stack.enter_context(environment(policy))
+            dataset, placed = quietly_open(admission.address, admission.driver, policy)
             stack.enter_context(dataset)
-            _check_size(name, dataset, policy)
+            check_size(name, dataset, policy)
             for source in admission.sources:
-                with _quietly_open(source, "GTiff", policy)[0] as tile:
-                    _check_size(f"{name}: its source {printable(source)}", tile, policy)
+                with quietly_open(source, "GTiff", policy)[0] as tile:
+                    check_size(f"{name}: its source {printable(source)}", tile, policy)
             _check_colours(name, dataset)
             found = Bands.of(name, [kind.name for kind in dataset.colorinterp], dataset.descriptions)
             choice = found.choose(bands, indexes)
-            dtype = _common_dtype(name, dataset, choice.numbers, policy)
-            grid, wkt, place_notes = _georeference(name, dataset, placed)
-            nodata, nodata_notes = _nodata(admission.address, dataset, choice.numbers, dtype)
+            dtype = common_dtype(name, dataset, choice.numbers, policy)
+            grid, wkt, place_notes = georeference(name, dataset, placed)
+            nodata, nodata_notes = nodata_of(admission.address, dataset, choice.numbers, dtype)
             alphas = [number for number, kind in enumerate(found.kinds, 1) if kind == "alpha" and number not in choice.numbers]
             masked = any(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags for flags in dataset.mask_flag_enums)
-            layout_notes = _layout_notes(admission.address, dataset, policy)
+            notes_of_layout = layout_notes(admission.address, dataset, policy)
         return cls(
             path=name,
             address=admission.address,
@@ -200,8 +200,8 @@ class Scene:
             nodata=nodata,
             alpha=alphas[0] if alphas else None,
             masked=masked,
-            pixel_m=_pixel_m(grid),
-            warnings=(*choice.notes, *place_notes, *nodata_notes, *layout_notes),
+            pixel_m=pixel_size_m(grid),
+            warnings=(*choice.notes, *place_notes, *nodata_notes, *notes_of_layout),
             policy=policy,
             sources=admission.sources,
         )
@@ -257,7 +257,7 @@ class Scene:
         a, b, c, d, e, f = origin.grid.transform[:6]
         wider, higher = width / shape[1], height / shape[0]
         grid = GeoBox(shape, Affine(a * wider, b * higher, c, d * wider, e * higher, f), origin.grid.crs)
-        return replace(origin, grid=grid, pixel_m=_pixel_m(grid), source=origin)
+        return replace(origin, grid=grid, pixel_m=pixel_size_m(grid), source=origin)
 
     def stretch(self, percentiles: tuple[float, float] = (2, 98)) -> Stretch:
         """The range between two percentiles of the valid pixels, per band.
@@ -336,8 +336,8 @@ class _FileReader:
         self._bounds = _nodata_bounds(scene.nodata, scene.dtype)
         address, driver = scene.address, "VRT" if scene.sources else "GTiff"
         placed = not scene.grid.transform.is_identity
-        with _explained(scene.path, "cannot be opened any more", ReadError), _environment(scene.policy):
-            self._dataset = _open(address, driver, scene.policy) if placed else _quietly_open(address, driver, scene.policy)[0]
+        with explained(scene.path, "cannot be opened any more", ReadError), environment(scene.policy):
+            self._dataset = _open(address, driver, scene.policy) if placed else quietly_open(address, driver, scene.policy)[0]
             self._holes = self._bands_with_holes()
         if self._dataset.shape != scene.shape or self._dataset.count < max(scene.bands):
             self.close()
@@ -350,7 +350,7 @@ class _FileReader:
         self.close()
 
     def close(self) -> None:
-        with _environment(self._scene.policy):
+        with environment(self._scene.policy):
             self._dataset.close()
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -384,13 +384,13 @@ class _FileReader:
         rows = range(inside.row // height, (inside.end_row - 1) // height + 1)
         cols = range(inside.col // width, (inside.end_col - 1) // width + 1)
         tag = self._dataset.get_tag_item
-        with _environment(self._scene.policy):
+        with environment(self._scene.policy):
             return all(tag(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=band) is None for band in self._holes for row in rows for col in cols)
 
     def storage(self) -> dict[str, Any]:
         """How the file keeps its pixels."""
         dataset = self._dataset
-        with _explained(self._scene.path, "cannot be looked at", ReadError), _environment(self._scene.policy):
+        with explained(self._scene.path, "cannot be looked at", ReadError), environment(self._scene.policy):
             tags = dataset.tags(ns="IMAGE_STRUCTURE")
             bands = [
                 {"band": number, "interpretation": kind.name, "description": None if text is None else printable(text)}
@@ -453,7 +453,7 @@ class _FileReader:
     def _decoding(self, window: Window) -> Iterator[None]:
         rows, cols = f"{window.row}-{window.end_row - 1}", f"{window.col}-{window.end_col - 1}"
         what = f"rows {rows}, columns {cols} cannot be decoded, the file is damaged or cut off"
-        with _explained(self._scene.path, what, ReadError), _environment(self._scene.policy):
+        with explained(self._scene.path, what, ReadError), environment(self._scene.policy):
             yield
 
 
@@ -518,7 +518,7 @@ class _ResampledReader:
             yield from inside.split(max(1, _PIECE // one), inside.width)
 
 
-def _environment(policy: Policy) -> rasterio.Env:
+def environment(policy: Policy) -> rasterio.Env:
     """GDAL's settings while this room uses it: it looks at nothing but the file, passes over no decoding error, prints nothing.
 
     Around each use, not for the life of a reader: rasterio's environments belong to a thread and must close in order.
@@ -528,11 +528,11 @@ def _environment(policy: Policy) -> rasterio.Env:
 
 def _open(address: str, driver: str, policy: Policy) -> Any:
     _bound_block_cache()
-    with _environment(policy):
+    with environment(policy):
         return rasterio.open(Path(address), driver=driver, sharing=False)
 
 
-def _quietly_open(address: str, driver: str, policy: Policy) -> tuple[Any, bool]:
+def quietly_open(address: str, driver: str, policy: Policy) -> tuple[Any, bool]:
     """Open a file that may have no place on Earth, and tell whether it has: rasterio says so in a warning only.
 
     Python's warning filters belong to the whole process, so this is for few files and one at a time.
@@ -553,7 +553,7 @@ def _bound_block_cache() -> None:
 
 
 @contextmanager
-def _explained(path: str, what: str, kind: type[SceneError]) -> Iterator[None]:
+def explained(path: str, what: str, kind: type[SceneError]) -> Iterator[None]:
     """Turn what rasterio and GDAL raise into one line."""
     try:
         yield
@@ -572,7 +572,7 @@ def _interleaved(bands: int, shape: tuple[int, int], dtype: str) -> NDArray[Any]
     return np.zeros((*shape, bands), dtype=dtype).transpose(2, 0, 1)
 
 
-def _check_size(name: str, dataset: Any, policy: Policy) -> None:
+def check_size(name: str, dataset: Any, policy: Policy) -> None:
     """Refuse what is too large to begin with; each message names the limit in ``Policy``."""
     height, width = dataset.shape
     rows, cols = dataset.block_shapes[0]
@@ -603,7 +603,7 @@ def _check_colours(name: str, dataset: Any) -> None:
         raise BandsError(f"{name}: is a CMYK image for print, not a measurement; convert it to RGB")
 
 
-def _common_dtype(name: str, dataset: Any, chosen: tuple[int, ...], policy: Policy) -> str:
+def common_dtype(name: str, dataset: Any, chosen: tuple[int, ...], policy: Policy) -> str:
     dtypes = sorted({dataset.dtypes[i - 1] for i in chosen})
     if len(dtypes) > 1:
         raise SceneError(f"{name}: its bands are of different types ({', '.join(dtypes)}); bring them to one with gdal_translate -ot")
@@ -612,7 +612,7 @@ def _common_dtype(name: str, dataset: Any, chosen: tuple[int, ...], policy: Poli
     return str(dtypes[0])
 
 
-def _georeference(name: str, dataset: Any, placed: bool) -> tuple[GeoBox, str | None, tuple[str, ...]]:
+def georeference(name: str, dataset: Any, placed: bool) -> tuple[GeoBox, str | None, tuple[str, ...]]:
     """Grid, the file's own CRS as WKT, and notes."""
     transform = dataset.transform if placed else Affine.identity()
     if transform.is_identity:
@@ -638,7 +638,7 @@ def _horizontal(crs: pyproj.CRS) -> pyproj.CRS:
     return flat.to_2d() if len(flat.axis_info) > 2 else flat
 
 
-def _pixel_m(grid: GeoBox) -> float | None:
+def pixel_size_m(grid: GeoBox) -> float | None:
     """Side of a square as large on the ground as the central pixel, metres."""
     if grid.crs is None:
         return None
@@ -663,7 +663,7 @@ def _pixel_m(grid: GeoBox) -> float | None:
     return math.sqrt(area) if area > 0 else None
 
 
-def _nodata(address: str, dataset: Any, chosen: tuple[int, ...], dtype: str) -> tuple[float | None, tuple[str, ...]]:
+def nodata_of(address: str, dataset: Any, chosen: tuple[int, ...], dtype: str) -> tuple[float | None, tuple[str, ...]]:
     """The value that means no data, and a note where the file names one that cannot occur."""
     values = {repr(dataset.nodatavals[i - 1]): dataset.nodatavals[i - 1] for i in chosen}
     if len(values) > 1:
@@ -729,7 +729,7 @@ def _is_tiled(dataset: Any) -> bool:
     return bool(dataset.block_shapes[0][1] != dataset.width)
 
 
-def _layout_notes(address: str, dataset: Any, policy: Policy) -> tuple[str, ...]:
+def layout_notes(address: str, dataset: Any, policy: Policy) -> tuple[str, ...]:
     """What about the file will be slow, or is left unread."""
     notes = []
     if not _is_tiled(dataset) and dataset.height * dataset.width > 16e6:
