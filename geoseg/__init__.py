@@ -1,9 +1,9 @@
 """Turn large aerial and satellite scenes into maps.
 
 The functions people call, each loaded when it is first used, so that importing geoseg imports neither torch nor dask:
-`predict` (scene to map), `segment` (xarray to xarray, lazily), `train` (labels to model), `inspect` and `estimate`
-(what a scene is, and what predicting it would take). Types: `Options`, `Policy`, `ModelCard`, `Legend`, and the errors,
-all below `GeosegError`.
+`predict` (scene to map), `vectorize` (class raster to polygons), `segment` (xarray to xarray, lazily), `train` (labels to
+model), `inspect` and `estimate` (what a scene is, and what predicting it would take). Types: `Options`, `Shaping`, `Policy`,
+`ModelCard`, `Legend`, and the errors, all below `GeosegError`.
 """
 
 from __future__ import annotations
@@ -19,21 +19,25 @@ if TYPE_CHECKING:
     from geoseg.engine import Options
     from geoseg.legend import Legend
     from geoseg.policy import Policy
+    from geoseg.polygons.shaping import Shaping
     from geoseg.verbs.inspect import estimate, inspect
     from geoseg.verbs.predict import predict
     from geoseg.verbs.segment import segment
     from geoseg.verbs.train import train
+    from geoseg.verbs.vectorize import vectorize
 
 _HOMES = {
     "Legend": "geoseg.legend",
     "ModelCard": "geoseg.card",
     "Options": "geoseg.engine",
     "Policy": "geoseg.policy",
+    "Shaping": "geoseg.polygons.shaping",
     "estimate": "geoseg.verbs.inspect",
     "inspect": "geoseg.verbs.inspect",
     "predict": "geoseg.verbs.predict",
     "segment": "geoseg.verbs.segment",
     "train": "geoseg.verbs.train",
+    "vectorize": "geoseg.verbs.vectorize",
 }
 
 __all__ = [
@@ -42,12 +46,14 @@ __all__ = [
     "ModelCard",
     "Options",
     "Policy",
+    "Shaping",
     "__version__",
     "estimate",
     "inspect",
     "predict",
     "segment",
     "train",
+    "vectorize",
 ]
 
 
