@@ -102,6 +102,9 @@ Split = Annotated[
     list[str] | None, typer.Option("--split", help="Part touching instances of these classes, e.g. car,building.", metavar="NAME")
 ]
 Connectivity = Annotated[int, typer.Option(help="4, or 8: pixels that touch in a corner are one polygon.", metavar="4|8")]
+ClusterWords = Annotated[
+    str, typer.Option("--cluster", help="here, local, local:N, tcp://HOST:PORT on this machine, or a YAML file (configs/cluster).")
+]
 SingleLayer = Annotated[bool, typer.Option("--single-layer", help="All classes in one layer of the GeoPackage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -166,6 +169,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     batch: Annotated[int | None, typer.Option(help="Most tiles of a forward pass. Default: what fits.", min=1)] = None,
     block: Annotated[int | None, typer.Option(help="Largest side of a block in pixels, the unit of resume.", min=1)] = None,
+    cluster: ClusterWords = "here",
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence as a COG.")] = False,
     scores: Annotated[bool, typer.Option("--scores", help="Also write the scores of all classes as a COG.")] = False,
@@ -192,7 +196,8 @@ def predict(
 
     A killed run goes on when the same command is given again.
     """
-    from geoseg.engine import BLOCK, Options
+    from geoseg.cluster import Cluster
+    from geoseg.engine import Options
     from geoseg.verbs.predict import predict as verb
 
     options = Options(tile, overlap, taper.value, tta.value, precision.value, scores)
@@ -208,7 +213,8 @@ def predict(
             device=device,
             batch=batch,
             compile=compile_,
-            block=block or BLOCK,
+            block=block,
+            cluster=Cluster.of(cluster),
             confidence=confidence,
             vectors=polygons,
             shaping=_shaping(min_area_m2, min_hole_m2, simplify_m, simplify_method, smooth, regularize, split, connectivity),
@@ -287,6 +293,101 @@ def vectorize(
             area = "" if of_class["area_m2"] is None else f"  {of_class['area_m2']:>14,.0f} m²"
             typer.echo(f"  {name:<16}{area}  {of_class['polygons']:>8} polygons")
         typer.echo(f"Wrote {facts['polygons']} polygons to {facts['out']} in {facts['seconds']:.1f} s.")
+
+
+@app.command()
+def batch(
+    out: Annotated[Path, typer.Option(help="Folder of the results.")],
+    scenes: Annotated[
+        list[Path] | None,
+        typer.Argument(help="GeoTIFFs; or the word status, to see how the batch in --out is.", metavar="SCENES...|status"),
+    ] = None,
+    listed: Annotated[Path | None, typer.Option("--manifest", help="CSV file with a column scene.", metavar="FILE.csv")] = None,
+    glob: Annotated[str | None, typer.Option(help="Pattern of files, e.g. 'flight/**/*.tif'.")] = None,
+    model: Model = "default",
+    cluster: ClusterWords = "here",
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed and quarantined scenes again.")] = False,
+    bands: Bands = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    taper: Annotated[Taper, typer.Option(help="Weights of a tile's pixels.")] = Taper.flat,
+    tta: Annotated[Augmentation, typer.Option(help="Test-time augmentation.")] = Augmentation.none,
+    precision: Annotated[Precision, typer.Option(help="auto is bf16 where the hardware multiplies it fast.")] = Precision.auto,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence as a COG.")] = False,
+    polygons: Annotated[bool, typer.Option(help="Write the polygons.")] = True,
+    format_: Annotated[Format, typer.Option("--format", help="Of the polygons.")] = Format.gpkg,
+    single_layer: SingleLayer = False,
+    min_area_m2: MinArea = None,
+    min_hole_m2: MinHole = 0.0,
+    simplify_m: Simplify = 0.0,
+    simplify_method: SimplifyMethod = Simplification.dp,
+    smooth: Smooth = False,
+    regularize: Regularize = None,
+    split: Split = None,
+    connectivity: Connectivity = 4,
+    quicklook: Annotated[bool, typer.Option(help="Write the picture.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Start over and replace earlier results.")] = False,
+    allow_vrt: AllowVrt = False,
+    sidecars: Sidecars = False,
+    max_pixels: MaxPixels = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Predict many scenes, here or on a cluster; what is done is not done again, and one bad scene stops nothing.
+
+    Exit status 3 if any scene failed or was quarantined; the reasons are in geoseg-batch.sqlite.
+    """
+    from geoseg.verbs import batch as verbs
+
+    if scenes == [Path("status")]:
+        _tell_batch(verbs.status(out), as_json=as_json, quiet=False)
+        return
+    from geoseg.cluster import Cluster
+    from geoseg.engine import Options
+
+    settings = verbs.Settings(
+        model=model,
+        bands=_integers(bands),
+        options=Options(tile, overlap, taper.value, tta.value, precision.value),
+        device=device,
+        confidence=confidence,
+        vectors=polygons,
+        shaping=_shaping(min_area_m2, min_hole_m2, simplify_m, simplify_method, smooth, regularize, split, connectivity),
+        kind=format_.value,
+        single_layer=single_layer,
+        quicklook=quicklook,
+        policy=_policy(allow_vrt, sidecars, max_pixels),
+    )
+    found = [*(scenes or []), *(verbs.listed(listed) if listed else []), *(sorted(Path().glob(glob)) if glob else [])]
+    with Watcher(silent=quiet or as_json) as watch:
+        verbs.batch(
+            found,
+            out=out,
+            settings=settings,
+            cluster=Cluster.of(cluster),
+            retry=retry,
+            force=force,
+            watch=lambda count: watch.show("scenes", count.total() - count["waiting"] - count["running"], count.total()),
+        )
+    rows = verbs.status(out)
+    _tell_batch(rows, as_json=as_json, quiet=quiet)
+    if any(row["state"] in ("failed", "quarantined") for row in rows):
+        raise typer.Exit(3)
+
+
+def _tell_batch(rows: list[dict[str, Any]], *, as_json: bool, quiet: bool) -> None:
+    """How the scenes of a batch are: those that went wrong with their reason, and how many are in which state."""
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    states: dict[str, int] = {}
+    for row in rows:
+        states[row["state"]] = states.get(row["state"], 0) + 1
+        if row["state"] in ("failed", "quarantined"):
+            typer.echo(f"geoseg: {row['state']}: {_printable(row['reason'])}", err=True)
+    if not quiet:
+        typer.echo(f"{len(rows)} scenes: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}.")
 
 
 @app.command()

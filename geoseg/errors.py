@@ -11,6 +11,7 @@ GeosegError
 ├── OptionsError          a config key is unknown or of the wrong type
 ├── ResumeError           the work on disk belongs to another run
 ├── OutputError           the result cannot be written (disk full, no permission, exists)
+├── ClusterError          workers died or were not there
 └── CoverageError         a pixel got no answer: our bug, please report
 
 Every message says what was seen, what was expected, and what to do.
@@ -59,6 +60,10 @@ class ResumeError(GeosegError):
 
 class OutputError(GeosegError):
     """The result cannot be written: disk full, no permission, or it exists."""
+
+
+class ClusterError(GeosegError):
+    """Workers died, or none was there that could do the work."""
 
 
 class CoverageError(GeosegError):

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,10 @@ import torch
 from geoseg import __version__, cog, report
 from geoseg.blocks import BlockMosaic, write_block
 from geoseg.card import ModelCard
+from geoseg.cluster import Cluster
+from geoseg.cluster import run as run_on
 from geoseg.engine import ALIGN, BLOCK, Options, Plan, make_plan, predict_block, write_behind
-from geoseg.errors import OutputError
+from geoseg.errors import ClusterError, GeosegError, OutputError
 from geoseg.features import Features
 from geoseg.legend import NODATA
 from geoseg.manifest import Facts, Run
@@ -26,10 +28,12 @@ from geoseg.polygons import Shaping, polygonize
 from geoseg.polygons.measure import class_areas
 from geoseg.region import Region
 from geoseg.scene import Policy, Scene
-from geoseg.segmenter import Segmenter
+from geoseg.segmenter import Augmentation, Precision, Segmenter
 from geoseg.vectors import FORMATS, format_of
 from geoseg.vectors import write as write_vectors
 from geoseg.window import Window
+
+_BLOCKS_PER_WORKER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ def predict(
     device: str = "auto",
     batch: int | None = None,
     compile: bool = False,  # noqa: A002 the word of torch
-    block: int = BLOCK,
+    block: int | None = None,
+    cluster: Cluster | None = None,
     confidence: bool = False,
     vectors: bool = True,
     shaping: Shaping | None = None,
@@ -88,7 +93,10 @@ def predict(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         batch: most tiles of a forward pass; None for what fits.
         compile: use ``torch.compile``.
-        block: largest side of a block, pixels; what a killed run does again at most. The result does not depend on it.
+        block: largest side of a block, pixels; what a killed run does again at most. The result does not depend on it. None
+            for ``engine.BLOCK``, or on a cluster for some blocks a worker.
+        cluster: whose workers predict the blocks; None for this process. They have to see the files under the same paths, and to
+            compute as this process would (``device``, ``options.precision``).
         confidence: also write ``STEM_confidence.tif``.
         vectors: write the polygons.
         shaping: how their outlines are made; None for those of the pixels.
@@ -106,9 +114,8 @@ def predict(
         GeosegError: one of its kinds, when anything is not as it must be; nothing half-written is left.
     """
     started = time.monotonic()
-    work = prepare(
-        scene, model, bands=bands, bbox=bbox, aoi=aoi, options=options or Options(), device=device, compile=compile, policy=policy
-    )
+    options = options or Options()
+    work = prepare(scene, model, bands=bands, bbox=bbox, aoi=aoi, options=options, device=device, compile=compile, policy=policy)
     shaping = shaping or Shaping()
     shaping.check(work.segmenter.card.legend)
     drawing = asdict(shaping) | {
@@ -125,12 +132,15 @@ def predict(
     with run:
         run.check_clear(_names(run.stem, outputs))
         _check_room(run.work, work.plan)
-        cores = work.plan.cores(block)
+        cores = work.plan.cores(block or _block_side(work.plan, cluster))
         todo = [core for core in cores if not run.block(core).exists()]
-        if todo:
-            work.segmenter.prepare(work.plan.tiles(todo[0])[0].seen.shape, batch)
         seconds = {"prepare": time.monotonic() - started}
-        _predict_blocks(run, work, todo, watch)
+        if cluster is None or cluster.kind == "here":
+            _predict_here(run, work, todo, batch, watch)
+        else:
+            places = (_absolute(scene), _absolute(locate(model)), None if aoi is None else _absolute(aoi))
+            order = _Order(*places, bands, bbox, options, device, compile, policy, batch)
+            _predict_on(cluster, order, run, work, todo, watch)
         seconds["predict"] = time.monotonic() - started - seconds["prepare"]
         products = _Products(run, work, cores, shaping)
         manifest = {
@@ -201,8 +211,14 @@ def prepare(
     region = Region.of(described.grid, bbox, None if aoi is None else Path(aoi))
     stretch = None if described.dtype == card.scaling.dtype else described.stretch(card.scaling.percentiles)
     plan = make_plan(described, card, options, pixel_m=described.pixel_m, stretch=stretch, region=region)
-    segmenter = Segmenter.load(folder, device=device, precision=options.precision, tta=options.tta, compile=compile)
+    segmenter = _loaded(folder, card.hash, device, options.precision, options.tta, compile)
     return Work(described, plan, segmenter, options, compile)
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path, card_hash: str, device: str, precision: Precision, tta: Augmentation, compiled: bool) -> Segmenter:  # noqa: ARG001 a key
+    """The model, loaded once however many scenes follow each other in a process."""
+    return Segmenter.load(folder, device=device, precision=precision, tta=tta, compile=compiled)
 
 
 def _names(stem: str, outputs: Facts) -> list[str]:
@@ -244,10 +260,9 @@ def _check_room(folder: Path, plan: Plan) -> None:
         )
 
 
-def _predict_blocks(run: Run, work: Work, todo: list[Window], watch: Callable[[Progress], None]) -> None:
-    """Predict the blocks that are not done yet."""
-    plan, segmenter = work.plan, work.segmenter
-    counts = {core: len(plan.tiles(core)) for core in todo}
+def _predict_here(run: Run, work: Work, todo: list[Window], batch: int | None, watch: Callable[[Progress], None]) -> None:
+    """Predict the blocks that are not done yet, one after the other."""
+    counts = {core: len(work.plan.tiles(core)) for core in todo}
     total, done, area = sum(counts.values()), 0, sum(core.area for core in todo) / 1e6
 
     def tick(tiles: int) -> None:
@@ -256,11 +271,81 @@ def _predict_blocks(run: Run, work: Work, todo: list[Window], watch: Callable[[P
         watch(Progress("predict", done, total, area * done / total))
 
     watch(Progress("predict", 0, total, 0))
+    if todo:
+        work.segmenter.prepare(work.plan.tiles(todo[0])[0].seen.shape, batch)
     for core in todo:
         before = done
-        write = partial(write_block, run.block(core), core, layers=plan.layers(len(segmenter.card.legend)))
-        write_behind(write, predict_block(plan, core, segmenter, tick))
+        _predict_block(work, core, run.block(core), tick)
         tick(counts[core] - (done - before))
+
+
+def _predict_block(work: Work, core: Window, path: Path, tick: Callable[[int], None] = lambda _: None) -> None:
+    """Predict a block and write it; it is there whole or not at all."""
+    write = partial(write_block, path, core, layers=work.plan.layers(len(work.segmenter.card.legend)))
+    write_behind(write, predict_block(work.plan, core, work.segmenter, tick))
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The arguments of `prepare`: what a worker has to know to plan the same prediction."""
+
+    scene: str
+    model: str
+    aoi: str | None
+    bands: tuple[int, ...] | None
+    bbox: tuple[float, float, float, float] | None
+    options: Options
+    device: str
+    compiled: bool
+    policy: Policy | None
+    batch: int | None
+
+
+@lru_cache(maxsize=1)
+def _prepared(order: _Order) -> Work:
+    """Plan and model, once a process, however many blocks of a scene follow each other."""
+    chosen = {"bands": order.bands, "bbox": order.bbox, "aoi": order.aoi, "options": order.options}
+    work = prepare(order.scene, order.model, **chosen, device=order.device, compile=order.compiled, policy=order.policy)  # type: ignore[arg-type]
+    work.segmenter.prepare(work.plan.tiles(work.plan.region.window)[0].seen.shape, order.batch)
+    return work
+
+
+def _predict_for(question: tuple[_Order, Window, str]) -> None:
+    """Predict a block on a worker. Addresses come, and a file goes: nothing large travels."""
+    order, core, path = question
+    _predict_block(_prepared(order), core, Path(path))
+
+
+def _predict_on(cluster: Cluster, order: _Order, run: Run, work: Work, todo: list[Window], watch: Callable[[Progress], None]) -> None:
+    """Predict the blocks that are not done yet on workers.
+
+    Raises:
+        GeosegError: of the first block that failed; those that were finished stay.
+    """
+    total, done = len(todo), 0.0
+    watch(Progress("predict", 0, total, 0))
+    questions = [(order, core, _absolute(run.block(core))) for core in todo]
+    for number, ((_, core, _), answer) in enumerate(run_on(_predict_for, questions, cluster), start=1):
+        if isinstance(answer, GeosegError):
+            raise answer
+        if answer is not None:
+            raise ClusterError(
+                f"{work.scene.path}: {core} was not answered ({type(answer).__name__}: {answer}); run again, or without --cluster"
+            )
+        done += core.area / 1e6
+        watch(Progress("predict", number, total, done))
+
+
+def _block_side(plan: Plan, cluster: Cluster | None) -> int:
+    """Side of the blocks: enough to keep all workers busy to the end, but few, for neighbours both predict the tiles between them."""
+    if cluster is None or cluster.kind != "local":
+        return BLOCK
+    side = math.isqrt(plan.region.window.area // (_BLOCKS_PER_WORKER * cluster.workers)) // ALIGN * ALIGN
+    return min(max(side, 2 * ALIGN), BLOCK)
+
+
+def _absolute(path: str | Path) -> str:
+    return str(Path(path).absolute())
 
 
 class _Products:
