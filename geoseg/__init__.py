@@ -1,9 +1,9 @@
 """Turn large aerial and satellite scenes into maps.
 
 The functions people call, each loaded when it is first used, so that importing geoseg imports neither torch nor dask:
-`predict` (scene to map), `vectorize` (class raster to polygons), `segment` (xarray to xarray, lazily), `train` (labels to
-model), `inspect` and `estimate` (what a scene is, and what predicting it would take). Types: `Options`, `Shaping`, `Policy`,
-`ModelCard`, `Legend`, and the errors, all below `GeosegError`.
+`predict` (scene to map), `batch` (many scenes), `vectorize` (class raster to polygons), `segment` (xarray to xarray, lazily),
+`train` (labels to model), `inspect` and `estimate` (what a scene is, and what predicting it would take). Types: `Options`,
+`Shaping`, `Policy`, `Settings` (of a batch), `Cluster`, `ModelCard`, `Legend`, and the errors, all below `GeosegError`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from geoseg.errors import GeosegError
 
 if TYPE_CHECKING:
     from geoseg.card import ModelCard
+    from geoseg.cluster import Cluster
     from geoseg.engine import Options
     from geoseg.legend import Legend
     from geoseg.policy import Policy
     from geoseg.polygons.shaping import Shaping
+    from geoseg.verbs.batch import Settings, batch
     from geoseg.verbs.inspect import estimate, inspect
     from geoseg.verbs.predict import predict
     from geoseg.verbs.segment import segment
@@ -27,11 +29,14 @@ if TYPE_CHECKING:
     from geoseg.verbs.vectorize import vectorize
 
 _HOMES = {
+    "Cluster": "geoseg.cluster",
     "Legend": "geoseg.legend",
     "ModelCard": "geoseg.card",
     "Options": "geoseg.engine",
     "Policy": "geoseg.policy",
+    "Settings": "geoseg.verbs.batch",
     "Shaping": "geoseg.polygons.shaping",
+    "batch": "geoseg.verbs.batch",
     "estimate": "geoseg.verbs.inspect",
     "inspect": "geoseg.verbs.inspect",
     "predict": "geoseg.verbs.predict",
@@ -41,13 +46,16 @@ _HOMES = {
 }
 
 __all__ = [
+    "Cluster",
     "GeosegError",
     "Legend",
     "ModelCard",
     "Options",
     "Policy",
+    "Settings",
     "Shaping",
     "__version__",
+    "batch",
     "estimate",
     "inspect",
     "predict",
