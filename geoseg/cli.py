@@ -103,7 +103,7 @@ Split = Annotated[
 ]
 Connectivity = Annotated[int, typer.Option(help="4, or 8: pixels that touch in a corner are one polygon.", metavar="4|8")]
 ClusterWords = Annotated[
-    str, typer.Option("--cluster", help="here, local, local:N, tcp://HOST:PORT on this machine, or a YAML file (configs/cluster).")
+    str, typer.Option("--cluster", help="here, local, local:N, cuda, tcp://HOST:PORT on this machine, or a YAML file (configs/cluster).")
 ]
 SingleLayer = Annotated[bool, typer.Option("--single-layer", help="All classes in one layer of the GeoPackage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")]

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import shutil
+import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from geoseg.errors import OptionsError, ReadError
-from geoseg.options import parse, read_table
+from geoseg.options import nearest, parse, read_table
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from dask_jobqueue.slurm import SLURMCluster
+    from distributed import Client, Future, SpecCluster
+    from distributed.security import Security
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,29 +36,68 @@ _SETTINGS = {
     "distributed.scheduler.worker-ttl": "30 minutes",
     "distributed.worker.daemon": False,  # a reader thread must be able to outlive the task's own
 }
+_KEYS = {
+    "here": "",
+    "local": "workers threads gpu no_workers_timeout",
+    "cuda": "threads no_workers_timeout",
+    "slurm": "jobs cores memory walltime partition account gres directives skip_directives prologue interface shared_temp logs gpu "
+    "no_workers_timeout",
+    "address": "address tls_ca tls_cert tls_key gpu no_workers_timeout",
+}
+_LATEST, _STAGGER = 0.95, 0.02  # parts of a job's walltime: when its worker has left at the latest, and how far they spread around
+_WALLTIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
 
 
 class Cluster(BaseModel):
     """Where work is done.
 
     Attributes:
-        kind: ``here``, one item after the other in this process; ``local``, in processes of this machine; ``address``, by the
-            workers of a scheduler that runs already.
+        kind: ``here``, one item after the other in this process; ``local``, in processes of this machine; ``cuda``, in one process
+            for each of its GPUs; ``slurm``, in jobs that are submitted with ``sbatch`` and cancelled at the end; ``address``, by
+            the workers of a scheduler that runs already.
         workers: number of processes, for ``local``.
-        threads: cores that each of them computes with; None for an equal share.
+        threads: cores that each of them computes with, for ``local`` and ``cuda``; None for an equal share.
+        jobs: number of jobs with one worker each, for ``slurm``, like all that follows up to ``logs``. A job that ends is replaced.
+        cores: of each job.
+        memory: of each job, such as ``16GiB``; a worker that fills 80 % takes no more work, one that fills 95 % is started anew.
+        walltime: of each job, ``"HH:MM:SS"`` or ``"D-HH:MM:SS"``. Longer than the longest scene: a worker leaves
+            when 91 to 95 % are over, and what it was at begins again elsewhere.
+        partition: or queue; None for the site's default.
+        account: that pays.
+        gres: such as ``gpu:a100:1``; ``gpu:1`` if None, with ``gpu``.
+        directives: more of sbatch's, such as ``--qos=night``.
+        skip_directives: leave out those that hold one of these words, such as ``--mem``.
+        prologue: lines of shell before the worker starts, such as ``module load cuda``.
+        interface: network interface of this machine on which the workers, which have one of that name, reach it, such as ``ib0``;
+            None if all is on this machine. Both sides encrypt, with certificates that are made for the run.
+        shared_temp: folder that all nodes see, for these certificates; None for the working folder.
+        logs: folder of the jobs' logs, which all nodes see; None for the working folder.
         address: ``tcp://HOST:PORT``, on loopback only, or ``tls://HOST:PORT``.
         tls_ca: certificate of the authority that signed the scheduler's and the workers'.
         tls_cert: our certificate, signed by it.
         tls_key: the key of our certificate.
-        gpu: give a task to workers with a GPU only, one at a time (they were started with ``--resources GPU=1``).
-        no_workers_timeout: seconds after which a task fails that no worker can take.
+        gpu: give a task to workers with a GPU only, one at a time (they were started with ``--resources GPU=1``). So does ``cuda``.
+        no_workers_timeout: seconds after which a task fails that no worker can take; for ``slurm`` more than a job ever waits.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["here", "local", "address"] = "here"
+    kind: Literal["here", "local", "cuda", "slurm", "address"] = "here"
     workers: Annotated[int, Field(ge=1)] = 2
     threads: Annotated[int, Field(ge=1)] | None = None
+    jobs: Annotated[int, Field(ge=1)] = 2
+    cores: Annotated[int, Field(ge=1)] = 4
+    memory: str = "16GiB"
+    walltime: str = "04:00:00"
+    partition: str | None = None
+    account: str | None = None
+    gres: str | None = None
+    directives: tuple[str, ...] = ()
+    skip_directives: tuple[str, ...] = ()
+    prologue: tuple[str, ...] = ()
+    interface: str | None = None
+    shared_temp: Path | None = None
+    logs: Path | None = None
     address: str | None = None
     tls_ca: Path | None = None
     tls_cert: Path | None = None
@@ -60,12 +105,28 @@ class Cluster(BaseModel):
     gpu: bool = False
     no_workers_timeout: Annotated[float, Field(gt=0)] = 600.0
 
+    @field_validator("walltime", mode="before")
+    @classmethod
+    def _timed(cls, words: object) -> object:
+        """Refuse what is no time, and what YAML makes of one without quotes: a number of seconds."""
+        if not isinstance(words, str) or not _seconds(words):
+            raise ValueError(f'{words!r} is no time, expected such as "04:00:00" or "1-12:00:00", with the quotes')
+        return words
+
+    @field_validator("memory")
+    @classmethod
+    def _sized(cls, words: str) -> str:
+        """Refuse what is no amount of memory."""
+        if not re.fullmatch(r"[1-9]\d*(\.\d+)? ?[kKMGT]i?B", words):
+            raise ValueError(f"{words!r} is no amount of memory, expected such as 16GiB")
+        return words
+
     @classmethod
     def of(cls, words: str) -> Cluster:
-        """Understand what a user says: ``here``, ``local``, ``local:4``, ``tcp://...``, ``tls://...``, or a YAML file.
+        """Understand what a user says: ``here``, ``local``, ``local:4``, ``cuda``, ``tcp://...``, ``tls://...``, or a YAML file.
 
         Raises:
-            OptionsError: if it is none of these, or the file holds an unknown key.
+            OptionsError: if it is none of these, or the file holds a key that is unknown or not for its kind.
         """
         kind, _, count = words.partition(":")
         if words.startswith(("tcp://", "tls://")):
@@ -74,12 +135,17 @@ class Cluster(BaseModel):
             return cls(kind="local", workers=int(count) if count else os.cpu_count() or 1)
         if words == "here":
             return cls()
+        if words == "cuda":
+            return cls(kind="cuda")
         if words.endswith((".yaml", ".yml")):
             return parse(cls, read_table(words), words)._checked(words)
-        raise OptionsError(f"cluster {words!r}: expected here, local, local:N, tcp://HOST:PORT, tls://HOST:PORT or a YAML file")
+        raise OptionsError(f"cluster {words!r}: expected here, local, local:N, cuda, tcp://HOST:PORT, tls://HOST:PORT or a YAML file")
 
     def _checked(self, words: str) -> Cluster:
-        """Refuse what cannot be safe: whoever reaches a scheduler without TLS runs code on its workers."""
+        """Refuse keys of another kind, and what cannot be safe: whoever reaches a scheduler without TLS runs code on its workers."""
+        keys = _KEYS[self.kind].split()
+        if alien := sorted(self.model_fields_set - {"kind", *keys}):
+            raise OptionsError(f"{words}: key {alien[0]!r} is not for kind {self.kind!r}; {nearest(alien[0], keys)}")
         if self.kind != "address":
             return self
         scheme, _, host = (self.address or "").partition("://")
@@ -141,7 +207,7 @@ def _dispatched(
     from distributed import as_completed
 
     batch, numbers, waiting = uuid.uuid4().hex[:8], itertools.count(), iter(items)
-    resources = {"GPU": 1} if cluster.gpu else None
+    resources = {"GPU": 1} if cluster.gpu or cluster.kind == "cuda" else None
     items_of: dict[str, T] = {}
 
     def submit() -> Future[Any] | None:
@@ -151,7 +217,8 @@ def _dispatched(
             return client.submit(_attempt, function, item, retries, key=key, pure=False, resources=resources)
         return None
 
-    workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+    coming = cluster.jobs if cluster.kind == "slurm" else 1
+    workers = max(coming, len(client.scheduler_info(n_workers=-1)["workers"]))
     answers = as_completed([future for _ in range(_WAITING_PER_WORKER * workers) if (future := submit()) is not None])
     for future in answers:
         error = future.exception()
@@ -165,27 +232,157 @@ def _dispatched(
 def _client(cluster: Cluster) -> Iterator[Client]:
     """Connect to a scheduler, or start one with its workers on loopback."""
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     settings: dict[str, Any] = {**_SETTINGS, "distributed.scheduler.no-workers-timeout": f"{cluster.no_workers_timeout}s"}
+    started: dict[str, Callable[[Cluster], AbstractContextManager[SpecCluster]]]
+    started = {"local": _processes, "cuda": _gpu_processes, "slurm": _jobs}
     with dask.config.set(settings):
         if cluster.kind == "address":
             with _connected(cluster) as client:
                 yield client
             return
-        threads = cluster.threads or max(1, (os.cpu_count() or 1) // cluster.workers)
-        with (
-            LocalCluster(
-                n_workers=cluster.workers,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                resources={"GPU": 1} if cluster.gpu else None,
-                env={"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "5000")},
-            ) as machines,
-            Client(machines) as client,
-        ):
+        with started[cluster.kind](cluster) as machines, Client(machines) as client:
             yield client
+
+
+def _threads(threads: int) -> dict[str, str]:
+    """The environment of a worker that computes with so many cores."""
+    return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "5000")}
+
+
+def _processes(cluster: Cluster) -> SpecCluster:
+    """Workers on this machine."""
+    from distributed import LocalCluster
+
+    return LocalCluster(
+        n_workers=cluster.workers,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        resources={"GPU": 1} if cluster.gpu else None,
+        env=_threads(cluster.threads or max(1, (os.cpu_count() or 1) // cluster.workers)),
+    )
+
+
+def _gpu_processes(cluster: Cluster) -> SpecCluster:
+    """A worker for each GPU of this machine: it sees that one only, as the first.
+
+    Raises:
+        OptionsError: if there is none.
+    """
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    gpus = _gpus()
+    if not gpus:
+        raise OptionsError("cluster cuda: this machine shows no GPU (CUDA_VISIBLE_DEVICES, nvidia-smi); use local")
+    environment = _threads(cluster.threads or max(1, (os.cpu_count() or 1) // len(gpus)))
+    options = {"host": "127.0.0.1", "nthreads": 1, "resources": {"GPU": 1}, "dashboard_address": None}
+    workers = {
+        number: {"cls": Nanny, "options": options | {"env": environment | {"CUDA_VISIBLE_DEVICES": gpu}}} for number, gpu in enumerate(gpus)
+    }
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
+    return SpecCluster(workers=workers, scheduler=scheduler, name="geoseg")
+
+
+def _gpus() -> list[str]:
+    """Names of the GPUs that we may use, without a word to CUDA: a process that spoke to it would hold memory on one."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is None:
+        try:
+            query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+            visible = ",".join(subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.split())
+        except (OSError, subprocess.SubprocessError):
+            return []
+    return list(itertools.takewhile(lambda name: name not in ("", "-1"), (name.strip() for name in visible.split(","))))
+
+
+@contextmanager
+def _jobs(cluster: Cluster) -> Iterator[SpecCluster]:
+    """A scheduler in this process, and workers in jobs; one that has ended is replaced, all are cancelled at the end.
+
+    Raises:
+        OptionsError: if a package or SLURM is missing, or it refuses such a job.
+    """
+    if not shutil.which("sbatch"):
+        raise OptionsError("cluster slurm: there is no sbatch on the PATH; run geoseg where jobs can be submitted")
+    with _slurm(cluster) as machines:
+        tried = subprocess.run(["sbatch", "--test-only"], input=machines.job_script(), capture_output=True, text=True, check=False)
+        if tried.returncode:
+            raise OptionsError(f"cluster slurm: sbatch refuses the jobs ({' '.join(tried.stderr.split())}); mend the YAML file")
+        machines.adapt(minimum_jobs=cluster.jobs, maximum_jobs=cluster.jobs)
+        yield machines
+
+
+@contextmanager
+def _slurm(cluster: Cluster) -> Iterator[SLURMCluster]:
+    """A scheduler that could submit jobs; its ``job_script()`` is what it would submit.
+
+    Raises:
+        OptionsError: if a package is missing, or a folder.
+    """
+    try:
+        import cryptography  # noqa: F401 the certificates are made with it
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError as error:
+        raise OptionsError(f"cluster slurm: {error}; install geoseg[slurm]") from error
+    shared, logs = ((folder or Path()).absolute() for folder in (cluster.shared_temp, cluster.logs))
+    for folder in (shared, logs):
+        if not folder.is_dir() or re.search(r"\s", str(folder)):
+            raise OptionsError(f"cluster slurm: {folder} is no folder, or has a space in its name; set shared_temp and logs to others")
+    gres = cluster.gres or ("gpu:1" if cluster.gpu else None)
+    environment = _threads(cluster.cores) | {"DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+    seconds = _seconds(cluster.walltime)
+    lifetime = ("--lifetime", f"{seconds * (_LATEST - _STAGGER):.0f}s", "--lifetime-stagger", f"{seconds * _STAGGER:.0f}s")
+    # without an interface all is on this machine, and a worker has to be told so: alone it would listen to everybody
+    where = {"interface": cluster.interface} if cluster.interface else {"host": "127.0.0.1"}
+    worker = [*lifetime, *(() if cluster.interface else ("--host", "127.0.0.1")), "--dashboard-address", "127.0.0.1:0"]
+    with (
+        TemporaryDirectory(prefix=".geoseg-", dir=shared) as keys,
+        SLURMCluster(
+            cores=1,  # of Dask: one task at a time
+            job_cpu=cluster.cores,
+            processes=1,
+            memory=cluster.memory,
+            walltime=cluster.walltime,
+            queue=cluster.partition,
+            account=cluster.account,
+            job_name="geoseg",
+            job_extra_directives=[*([f"--gres={gres}"] if gres else []), *cluster.directives],
+            job_directives_skip=list(cluster.skip_directives),
+            job_script_prologue=[*(f"export {name}={value}" for name, value in environment.items()), *cluster.prologue],
+            worker_extra_args=[*worker, *(["--resources", "GPU=1"] if cluster.gpu else [])],
+            log_directory=str(logs),
+            security=_certificates(Path(keys)),
+            protocol="tls://",
+            interface=cluster.interface,
+            scheduler_options={"dashboard_address": "127.0.0.1:0", **where},
+        ) as machines,
+    ):
+        yield machines
+
+
+def _certificates(folder: Path) -> Security:
+    """Certificates for a run, in a folder that only we can read: whoever has them runs code on the workers."""
+    from distributed.security import Security
+
+    made = Security.temporary()
+    files = {}
+    for role in ("scheduler", "worker", "client"):
+        for kind, text in made.get_tls_config_for_role(role).items():
+            if kind in ("ca_file", "cert", "key"):
+                path = folder / f"{role}-{kind}.pem"
+                path.touch(mode=0o600)
+                path.write_text(text, encoding="ascii")
+                files["tls_ca_file" if kind == "ca_file" else f"tls_{role}_{kind}"] = str(path)
+    return Security(require_encryption=True, **files)
+
+
+def _seconds(walltime: str) -> int:
+    """How long a walltime of SLURM's is; 0 if it is none."""
+    if not (found := _WALLTIME.fullmatch(walltime)):
+        return 0
+    days, hours, minutes, seconds = (int(digits or 0) for digits in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _connected(cluster: Cluster) -> Client:

@@ -151,4 +151,4 @@ def test_words_and_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_cluster_that_ships_can_be_read(path: Path) -> None:
-    assert Cluster.of(str(path)).kind in ("local", "address")
+    assert Cluster.of(str(path)).kind in ("local", "address", "slurm", "cuda")

@@ -1,0 +1,1 @@
+"""A SLURM of one node on loopback, for tests."""
