@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from geoseg.errors import OptionsError, ReadError
+from geoseg.errors import ClusterError, OptionsError, ReadError
 from geoseg.options import nearest, parse, read_table
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _LOOPBACK = ("127.", "localhost", "[::1]")
-_WAITING_PER_WORKER = 2  # tasks that are with the scheduler at a time: enough to keep workers busy, however many items there are
+_WAITING_PER_WORKER = 4  # tasks that are with the scheduler at a time: enough to keep workers busy, however many items there are
 _PAUSE_S = 2.0
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 2,
@@ -77,7 +78,8 @@ class Cluster(BaseModel):
         tls_cert: our certificate, signed by it.
         tls_key: the key of our certificate.
         gpu: give a task to workers with a GPU only, one at a time (they were started with ``--resources GPU=1``). So does ``cuda``.
-        no_workers_timeout: seconds after which a task fails that no worker can take; for ``slurm`` more than a job ever waits.
+        no_workers_timeout: seconds after which a task fails that no worker can take; for ``slurm`` more than a job ever waits, for
+            ``address`` without effect: a scheduler that runs already has its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -200,32 +202,78 @@ def _attempt(function: Callable[[T], R], item: T, retries: int) -> R | Exception
     raise AssertionError
 
 
+def _answer(function: Callable[[T], R], item: T, retries: int) -> R | Exception:
+    """What a worker sends back: an answer that cannot travel is a failure, too, or the scheduler would ask for it for ever."""
+    answer = _attempt(function, item, retries)
+    failed = isinstance(answer, Exception)
+    if isinstance(answer, Exception):
+        answer.__traceback__ = answer.__cause__ = answer.__context__ = None
+    try:
+        sent = pickle.dumps(answer)
+        if failed:
+            pickle.loads(sent)
+    except Exception as error:  # noqa: BLE001 whatever a class does when it is pickled
+        return ClusterError(f"{type(answer).__name__}: {answer}" if failed else f"the answer cannot be sent ({error})")
+    return answer
+
+
 def _dispatched(
     client: Client, cluster: Cluster, function: Callable[[T], R], items: Iterable[T], retries: int
 ) -> Iterator[tuple[T, R | Exception]]:
-    """Keep the workers busy with a few tasks each, and hand out what they answer."""
-    from distributed import as_completed
+    """Keep the workers busy with a few tasks each, and hand out what they answer.
+
+    When a worker dies, all tasks it had are suspected; those that were suspected three times are tried again, one at a time.
+    """
+    from distributed import as_completed, wait
+    from distributed.scheduler import KilledWorker
 
     batch, numbers, waiting = uuid.uuid4().hex[:8], itertools.count(), iter(items)
     resources = {"GPU": 1} if cluster.gpu or cluster.kind == "cuda" else None
     items_of: dict[str, T] = {}
+    suspects: list[T] = []
 
-    def submit() -> Future[Any] | None:
-        for item in waiting:
-            key = f"geoseg-{batch}-{next(numbers)}"
-            items_of[key] = item
-            return client.submit(_attempt, function, item, retries, key=key, pure=False, resources=resources)
-        return None
+    def submit(chosen: list[T]) -> list[Future[Any]]:
+        if not chosen:
+            return []
+        keys = [f"geoseg-{batch}-{next(numbers)}" for _ in chosen]
+        items_of.update(zip(keys, chosen, strict=True))
+        size = len(chosen)
+        asked: list[Future[Any]] = client.map(
+            _answer, [function] * size, chosen, [retries] * size, key=keys, pure=False, resources=resources
+        )
+        return asked
 
     coming = cluster.jobs if cluster.kind == "slurm" else 1
     workers = max(coming, len(client.scheduler_info(n_workers=-1)["workers"]))
-    answers = as_completed([future for _ in range(_WAITING_PER_WORKER * workers) if (future := submit()) is not None])
-    for future in answers:
-        error = future.exception()
-        yield items_of.pop(future.key), future.result() if error is None else error
-        future.release()
-        if (following := submit()) is not None:
-            answers.add(following)
+    asked = submit(list(itertools.islice(waiting, _WAITING_PER_WORKER * workers)))
+    answers = as_completed(asked, with_results=True, raise_errors=False)
+    for finished in answers.batches():
+        answers.update(submit(list(itertools.islice(waiting, len(finished)))))
+        for future, result in finished:
+            item = items_of.pop(future.key)
+            answer = _judged(future, result)
+            future.release()
+            if isinstance(answer, KilledWorker):
+                suspects.append(item)
+            else:
+                yield item, answer
+    for item in suspects:
+        (future,) = submit([item])
+        wait(future)
+        yield item, _judged(future, future.result() if future.status == "finished" else None)
+
+
+def _judged(future: Future[Any], result: Any) -> Any:
+    """The answer of a finished task.
+
+    Raises:
+        ClusterError: if the scheduler has gone.
+    """
+    if future.status == "error":
+        return future.exception()
+    if future.status != "finished":
+        raise ClusterError("the scheduler has gone; run again: what is done is kept")
+    return result
 
 
 @contextmanager

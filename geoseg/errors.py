@@ -10,6 +10,7 @@ GeosegError
 ├── TilingError           tile, overlap and block do not fit together
 ├── OptionsError          a config key is unknown or of the wrong type
 ├── ResumeError           the work on disk belongs to another run
+│   └── BusyError           another process is at it
 ├── OutputError           the result cannot be written (disk full, no permission, exists)
 ├── ClusterError          workers died or were not there
 └── CoverageError         a pixel got no answer: our bug, please report
@@ -56,6 +57,10 @@ class OptionsError(GeosegError):
 
 class ResumeError(GeosegError):
     """The work on disk belongs to another run."""
+
+
+class BusyError(ResumeError):
+    """Another process is at the same work."""
 
 
 class OutputError(GeosegError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from geoseg.errors import GeosegError, OutputError, ResumeError
+from geoseg.errors import BusyError, GeosegError, OutputError, ResumeError
 from geoseg.window import Window
 
 Facts = dict[str, Any]
@@ -130,7 +130,7 @@ class Run:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 os.close(self._lock)
-                raise ResumeError(f"{self.work}: another geoseg process is working here; wait for it or choose another --out") from error
+                raise BusyError(f"{self.work}: another geoseg process is working here; wait for it or choose another --out") from error
             self._take_up()
         return self
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from geoseg.cluster import Cluster, run
 from geoseg.engine import Options
-from geoseg.errors import GeosegError, OptionsError, OutputError
+from geoseg.errors import BusyError, GeosegError, OptionsError, OutputError
 from geoseg.manifest import Facts, identity
 from geoseg.models import locate
 from geoseg.polygons import Shaping
@@ -24,6 +24,7 @@ from geoseg.verbs.predict import predict
 
 TABLE = "geoseg-batch.sqlite"
 STATES = ("waiting", "running", "done", "failed", "quarantined")
+_PATIENCE_S = 3600.0
 _DEATHS = 3  # of the process that was at a scene, before it is left alone
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batch (identity TEXT NOT NULL, settings TEXT NOT NULL);
@@ -156,6 +157,18 @@ def _distinct(scenes: Iterable[str | Path]) -> list[Path]:
 
 
 def _one(job: _Job) -> Facts:
+    """Predict one scene, when nobody else does any more: a worker whose client was killed goes on to the end of its scene."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return _alone(job)
+        except BusyError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1.0)
+
+
+def _alone(job: _Job) -> Facts:
     """Predict one scene; what the table wants to know of it."""
     began, use = time.monotonic(), job.settings
     manifest = predict(

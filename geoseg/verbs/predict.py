@@ -130,6 +130,8 @@ def predict(
     if before := run.finished():
         return {**before, "already_done": True}
     with run:
+        if before := run.finished():  # by another process, while we came to hold the folder
+            return {**before, "already_done": True}
         run.check_clear(_names(run.stem, outputs))
         _check_room(run.work, work.plan)
         cores = work.plan.cores(block or _block_side(work.plan, cluster))
