@@ -17,7 +17,7 @@ import pytest
 from geoseg.cluster import Cluster
 from geoseg.engine import Options
 from geoseg.errors import OptionsError, ReadError
-from geoseg.verbs.batch import Settings, batch, listed, status
+from geoseg.verbs.batch import TABLE, Settings, batch, listed, status
 from geoseg.verbs.predict import predict
 from tests.conftest import make_scene
 from tests.oracles import model_folder
@@ -187,6 +187,13 @@ def test_the_command_line_names_what_failed_and_ends_with_3(scenes: list[Path], 
     rows = json.loads(geoseg("batch", "status", "--out", tmp_path / "out", "--json").stdout)
     assert [row["state"] for row in rows] == ["done", "failed"]
     assert geoseg("batch", "status", "--out", tmp_path / "nowhere").returncode == 2
+
+
+def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"no table" * 200):
+        (tmp_path / TABLE).write_bytes(content)
+        with pytest.raises(OptionsError, match="is no table of a batch"):
+            status(tmp_path)
 
 
 def test_a_list_without_scenes_is_refused(tmp_path: Path) -> None:

@@ -118,9 +118,12 @@ def status(out: str | Path) -> list[dict[str, Any]]:
     path = Path(out) / TABLE
     if not path.is_file():
         raise OptionsError(f"{path}: missing, no batch was begun here; give the --out of a batch")
-    with closing(sqlite3.connect(path)) as file:
-        file.row_factory = sqlite3.Row
-        return [dict(row) for row in file.execute("SELECT * FROM scenes ORDER BY rowid")]
+    try:
+        with closing(sqlite3.connect(path)) as file:
+            file.row_factory = sqlite3.Row
+            return [dict(row) for row in file.execute("SELECT * FROM scenes ORDER BY rowid")]
+    except sqlite3.DatabaseError as error:
+        raise OptionsError(f"{path}: is no table of a batch, or not yet ({error}); give the --out of a batch") from error
 
 
 def listed(path: str | Path) -> list[Path]:
