@@ -299,6 +299,8 @@ def ordeal(
 SOUND = {"code": 3, "lost": 0, "doubled": 0, "wrong": 0, "poison": 1, "idle": 0}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_nothing_is_lost_doubled_or_wrong_whatever_dies(machines: Machines, tmp_path: Path, settings: Settings) -> None:
     facts = ordeal(machines, tmp_path, settings, count=10, kills=1, thorough=False, rng=random.Random(1))
     assert {key: facts[key] for key in SOUND} == SOUND
