@@ -4,7 +4,7 @@ import numpy as np
 import rasterio.features
 import shapely
 import shapely.geometry
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rasterio.features import shapes
 
@@ -135,6 +135,9 @@ def test_small_holes_are_filled_as_by_hand(classes, hole):
 
 @settings(deadline=None, max_examples=100)
 @given(classes=rasters(), least=st.sampled_from([2.0, 4.0, 9.0]), spared=st.integers(1, 3))
+@example(
+    np.array([[1, 2, 3, 2, 3, 1, 2], [3, 2, 3, 3, 3, 2, 3], [3, 2, 0, 3, 2, 2, 3]], np.uint8), 4.0, 1
+)  # equal slivers, one of them merged
 def test_slivers_are_merged_as_by_hand(classes, least, spared):
     table = np.full(256, least)
     table[spared] = 0

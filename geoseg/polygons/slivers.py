@@ -116,6 +116,7 @@ def _owner(owner: NDArray[np.int64], face: Number) -> Number:
 def _absorb(
     owner: NDArray[np.int64],
     size: NDArray[np.int64],
+    begin: NDArray[np.int64],
     first: NDArray[np.int64],
     last: NDArray[np.int64],
     after: NDArray[np.int64],
@@ -125,6 +126,7 @@ def _absorb(
     """Make one face part of another."""
     owner[small] = large
     size[large] += size[small]
+    begin[large] = min(begin[large], begin[small])
     if first[small] >= 0:
         if first[large] < 0:
             first[large] = first[small]
@@ -193,7 +195,7 @@ def _merge(
 ) -> NDArray[np.int64]:
     """Decide which face each one becomes a part of (F,)."""
     faces = len(class_id)
-    owner, size = np.arange(faces), pixels.copy()
+    owner, size, begin = np.arange(faces), pixels.copy(), np.arange(faces)
     shared, found = np.zeros(faces, np.int64), np.empty(1024, np.int64)
     marked = np.zeros(faces, np.bool_)
     for row in range(len(holes)):
@@ -213,31 +215,33 @@ def _merge(
         for face in inside:
             marked[face] = False
             if closed:
-                _absorb(owner, size, first, last, after, around, face)
-    queue = [(pixels[face], np.int64(face)) for face in range(faces) if owner[face] == face and size[face] < least[class_id[face]]]
+                _absorb(owner, size, begin, first, last, after, around, face)
+    queue = [
+        (size[face], begin[face], np.int64(face)) for face in range(faces) if owner[face] == face and size[face] < least[class_id[face]]
+    ]
     heapq.heapify(queue)
     while len(queue):
-        known, face = heapq.heappop(queue)
+        known, began, face = heapq.heappop(queue)
         if owner[face] != face or size[face] >= least[class_id[face]]:
             continue
-        if size[face] != known:
-            heapq.heappush(queue, (size[face], face))
+        if size[face] != known or begin[face] != began:
+            heapq.heappush(queue, (size[face], begin[face], face))
             continue
         count, _, found = _neighbours(face, pairs, borders, owner, first, last, after, shared, found)
         best = np.int64(-1)
         for index in range(count):
             other = found[index]
-            if best < 0 or (shared[other], size[other], -other) > (shared[best], size[best], -best):
+            if best < 0 or (shared[other], size[other], -begin[other]) > (shared[best], size[best], -begin[best]):
                 best = other
         for index in range(count):
             shared[found[index]] = 0
         if best < 0:
             continue
-        _absorb(owner, size, first, last, after, best, face)
+        _absorb(owner, size, begin, first, last, after, best, face)
         for index in range(count):
             other = found[index]
             if other != best and class_id[other] == class_id[best]:
-                _absorb(owner, size, first, last, after, best, other)
+                _absorb(owner, size, begin, first, last, after, best, other)
     for face in range(faces):
         owner[face] = _owner(owner, face)
     return owner
