@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test check format bench
+.PHONY: help environment demo test explore check format bench
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(READY)  ## Predict the demo scene into out/.
 
 test: $(READY)  ## Run the tests.
 	$(BIN)/python -m pytest -n 2
+
+explore: $(READY)  ## Run the tests of the laws on new random examples.
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile explore
 
 check: $(READY)  ## Check format, lint, types, layers and the README's listing.
 	$(BIN)/ruff format --check .

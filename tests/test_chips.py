@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -48,6 +48,7 @@ def test_a_quarter_turn_only_moves_pixels(quarters, mirror, seed):
 
 
 @given(st.floats(0, 7), st.floats(0.5, 2), st.floats(-10, 50), st.floats(-10, 50))
+@example(5.359678075132255, 0.5, 3.0, 5.359678075132255)  # a pixel on the edge, but for rounding
 def test_pixels_and_labels_share_their_geometry(angle, step, x, y):
     labels = np.zeros((40, 50), np.uint8)
     labels[:, :25], labels[:, 25:], labels[20:, 25:] = 1, 2, 5
