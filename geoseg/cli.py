@@ -81,7 +81,10 @@ class Format(StrEnum):
 
 
 Scene = Annotated[Path, typer.Argument(help="GeoTIFF of any size.", metavar="SCENE.tif")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model (see `geoseg models list`) or its folder.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Name of a model (see `geoseg models list`), its folder, or an ONNX file with Deepness metadata."),
+]
 Bands = Annotated[str | None, typer.Option(help="Band numbers in the model's order, e.g. 1,2,3. Default: by name.", metavar="N,N,N")]
 BBox = Annotated[str | None, typer.Option(help="Only this part: xmin,ymin,xmax,ymax in the scene's CRS.", metavar="X,Y,X,Y")]
 Aoi = Annotated[Path | None, typer.Option(help="Only inside the polygons of this vector file, in any CRS.")]
@@ -486,12 +489,32 @@ def models_list(as_json: AsJson = False) -> None:
 
 
 @models_app.command("show")
-def models_show(name: Annotated[str, typer.Argument(help="Name of a model, or its folder.")] = "default") -> None:
+def models_show(name: Annotated[str, typer.Argument(help="Name of a model, its folder, or an ONNX file.")] = "default") -> None:
     """Print a model's card."""
-    from geoseg.card import ModelCard
-    from geoseg.models import locate
+    from geoseg.models import locate, read
 
-    typer.echo(ModelCard.read(locate(name))[0].to_json(), nl=False)
+    typer.echo(read(locate(name))[0].to_json(), nl=False)
+
+
+@models_app.command("export")
+def models_export(
+    onnx: Annotated[Path, typer.Option(help="File of the result.", metavar="FILE.onnx")],
+    name: Annotated[str, typer.Argument(help="Name of a model, or its folder.")] = "default",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model as an ONNX file that the QGIS plugin Deepness runs.
+
+    The file carries the model's facts, takes tiles of the card's size, and is compared with the model before it appears.
+    """
+    from geoseg.verbs.export import export
+
+    facts = export(name, onnx, force=force)
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    size, same = f"{facts['bytes'] / 1e6:.1f} MB", f"{100 * facts['same']:.3f} %"
+    typer.echo(f"Wrote {facts['onnx']} ({size}); its classes are the model's on {same} of a tile of noise.")
 
 
 def _policy(allow_vrt: bool, sidecars: bool, max_pixels: float | None) -> Any:

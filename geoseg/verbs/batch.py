@@ -14,13 +14,12 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from geoseg.card import ModelCard
 from geoseg.cluster import Cluster, run
 from geoseg.engine import Options
 from geoseg.errors import BusyError, GeosegError, OptionsError, OutputError
 from geoseg.legend import Legend
 from geoseg.manifest import Facts, identity
-from geoseg.models import locate
+from geoseg.models import locate, read
 from geoseg.mosaic import write_vrt
 from geoseg.polygons import Shaping
 from geoseg.scene import Policy
@@ -109,7 +108,7 @@ def batch(
     """
     settings, folder = settings or Settings(), Path(out)
     paths = _distinct(scenes)
-    legend = ModelCard.read(locate(settings.model))[0].legend
+    legend = read(locate(settings.model))[0].legend
     if mosaic is not None:
         format_of(Path(mosaic))
     with _table(folder, settings, force) as table:
