@@ -21,7 +21,8 @@ import psutil
 import pytest
 import yaml
 
-from geoseg.cluster import _SETTINGS as SETTINGS, Cluster
+from geoseg.cluster import _SETTINGS as SETTINGS
+from geoseg.cluster import Cluster
 from geoseg.verbs.batch import status
 from geoseg.verbs.predict import predict
 from tests.conftest import make_scene
@@ -171,7 +172,7 @@ def test_the_guide_as_it_is_typed(site: Path, expected: bytes) -> None:
     port = free_port()
     there = {"scheduler.example:8786": f"127.0.0.1:{port}", "scheduler.example": "127.0.0.1", "worker.example": "127.0.0.1"}
     there |= {"--port 8786": f"--port {port}", "127.0.0.1:8787": "127.0.0.1:0", "OMP_NUM_THREADS=4": "OMP_NUM_THREADS=1"}
-    there |= {"/data/flight": f"{site}/data/scenes/flight", "/data/maps": f"{site}/maps", "/tmp": str(site)}  # noqa: S108
+    there |= {"/data/flight": f"{site}/data/scenes/flight", "/data/maps": f"{site}/maps", "/tmp": str(site)}
     programs = "".join(f'{name}() {{ exec {shlex.join(words_of([name]))} "$@"; }}\n' for name in ("dask", "geoseg"))
 
     def line(words: str) -> list[str]:
@@ -203,7 +204,7 @@ def test_the_containers_as_kubernetes_would_run_them(site: Path, expected: bytes
     def mounted(name: str, pod: dict[str, Any], container: dict[str, Any]) -> dict[str, str]:
         """Fill the container's volumes; where they are."""
         places = {"geoseg-scheduler": "127.0.0.1", "8786": port, "8787": health}
-        for mount in sorted(container["volumeMounts"], key=lambda mount: mount["mountPath"] != "/tmp"):  # noqa: S108
+        for mount in container["volumeMounts"]:
             (volume,) = (each for each in pod["volumes"] if each["name"] == mount["name"])
             folder = tmp_path / ("data" if "persistentVolumeClaim" in volume else f"{name}-{mount['name']}")
             folder.mkdir(exist_ok=True)
@@ -223,7 +224,7 @@ def test_the_containers_as_kubernetes_would_run_them(site: Path, expected: bytes
         expanded = {f"$({key})": value for key, value in known.items()}
         line = [replaced(replaced(word, expanded), places) for word in (*container["command"], *container["args"])]
         known = {key: replaced(value, places) if value.startswith("/") else value for key, value in known.items()}
-        return words_of([*line, *more]), {"env": ours(known), "cwd": replaced(container.get("workingDir", "/tmp"), places)}  # noqa: S108
+        return words_of([*line, *more]), {"env": ours(known), "cwd": replaced(container.get("workingDir", "/tmp"), places)}
 
     probe = PODS["geoseg-scheduler"]["spec"]["containers"][0]["readinessProbe"]["exec"]["command"]
     probe = words_of([word.replace("8787", health) for word in probe])
