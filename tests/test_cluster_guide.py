@@ -21,8 +21,7 @@ import psutil
 import pytest
 import yaml
 
-from geoseg.cluster import _SETTINGS as SETTINGS
-from geoseg.cluster import Cluster
+from geoseg.cluster import SETTINGS, Cluster
 from geoseg.verbs.batch import status
 from geoseg.verbs.predict import predict
 from tests.conftest import make_scene
