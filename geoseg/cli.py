@@ -314,7 +314,10 @@ def batch(
         list[Path] | None,
         typer.Argument(help="GeoTIFFs; or the word status, to see how the batch in --out is.", metavar="SCENES...|status"),
     ] = None,
-    listed: Annotated[Path | None, typer.Option("--manifest", help="CSV file with a column scene.", metavar="FILE.csv")] = None,
+    listed: Annotated[
+        Path | None, typer.Option("--manifest", help="CSV file with a column scene, or STAC items.", metavar="FILE.csv|FILE.json")
+    ] = None,
+    asset: Annotated[str | None, typer.Option(help="Asset of the STAC items. Default: their only GeoTIFF.", metavar="KEY")] = None,
     glob: Annotated[str | None, typer.Option(help="Pattern of files, e.g. 'flight/**/*.tif'.")] = None,
     model: Model = "default",
     cluster: ClusterWords = "here",
@@ -357,6 +360,8 @@ def batch(
     if scenes == [Path("status")]:
         _tell_batch(verbs.status(out), as_json=as_json, quiet=False)
         return
+    if asset is not None and listed is None:
+        raise typer.BadParameter("--asset: is about STAC items; give their file with --manifest")
     from geoseg.engine import Options
 
     settings = verbs.Settings(
@@ -372,7 +377,7 @@ def batch(
         quicklook=quicklook,
         policy=_policy(allow_vrt, sidecars, max_pixels),
     )
-    found = [*(scenes or []), *(verbs.listed(listed) if listed else []), *(verbs.matched(glob) if glob else [])]
+    found = [*(scenes or []), *(verbs.listed(listed, asset) if listed else []), *(verbs.matched(glob) if glob else [])]
     with Watcher(silent=quiet or as_json) as watch:
         verbs.batch(
             found,
