@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 from geoseg.cluster import Cluster
 from geoseg.engine import Options
@@ -87,7 +88,7 @@ def test_processes_make_the_same_files_as_the_loop(
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("workers", "block"), [(1, 64), (2, 96), (2, None)])
+@pytest.mark.parametrize(("workers", "block"), [(1, 64), (2, 96), (4, 64), (2, None)])
 def test_the_blocks_of_a_scene_on_workers_give_the_same_files(
     scenes: list[Path], settings: Settings, reference: Path, tmp_path: Path, workers: int, block: int | None
 ) -> None:
@@ -103,6 +104,18 @@ def test_the_blocks_of_a_scene_on_workers_give_the_same_files(
     assert manifest["blocks"]["total"] == (1 if block is None else -(-180 // block) * -(-160 // block))
     expected = {name: digest for name, digest in digests(reference).items() if name.startswith("scene3")}
     assert digests(tmp_path) == expected
+
+
+@pytest.mark.cluster
+def test_threads_of_one_process_make_the_same_files(scenes: list[Path], settings: Settings, reference: Path, tmp_path: Path) -> None:
+    """The model is one for all of them."""
+    listening = {"protocol": "tcp", "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=1, threads_per_worker=3, processes=False, **listening) as threads:
+        cluster = Cluster(kind="address", address=threads.scheduler_address, threads=1)
+        batch(scenes, out=tmp_path / "scenes", settings=settings, cluster=cluster)
+        predict(scenes[3], settings.model, out=tmp_path / "blocks", options=settings.options, quicklook=False, block=64, cluster=cluster)
+    assert digests(tmp_path / "scenes") == digests(reference)
+    assert digests(tmp_path / "blocks").items() <= digests(reference).items()
 
 
 @pytest.mark.cluster
