@@ -19,15 +19,14 @@ from geoseg.classes import ClassRaster, rows_of
 from geoseg.errors import OptionsError, OutputError, SceneError
 from geoseg.features import Features
 from geoseg.legend import ISPRS, Legend
-from geoseg.polygons import Faces, Shaping, on_map, polygonize
+from geoseg.polygons import Faces, Shaping, polygonize
 from geoseg.polygons.arcs import Block
 from geoseg.polygons.measure import zonal_means
-from geoseg.scene import Policy, Scene
+from geoseg.scene import Policy, Scene, misfit
 from geoseg.window import Window
 
 _UNKNOWN = 255  # confidence
 _TOP = 254  # confidence 1
-_SHIFT_PX = 0.01  # grids that lie closer are one
 
 
 def vectorize(
@@ -142,17 +141,9 @@ def _beside(scene: Scene, path: str | Path, policy: Policy | None, *, first_band
         SceneError: if it does not.
     """
     other = Scene.describe(path, indexes=(1,) if first_band else None, policy=policy)
-    if other.shape != scene.shape:
-        seen = "{} x {} pixels, not {} x {}".format(*other.shape, *scene.shape)
-    elif other.grid.crs != scene.grid.crs:
-        seen = "the CRS {}, not {}".format(*("none" if grid.crs is None else grid.crs.proj.name for grid in (other.grid, scene.grid)))
-    else:
-        height, width = scene.shape
-        corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
-        found = on_map(~scene.grid.affine, on_map(other.grid.affine, corners))
-        if np.abs(found - corners).max() <= _SHIFT_PX:
-            return other
-        seen = f"another place, {np.abs(found - corners).max():.3g} pixels away"
+    seen = misfit(scene, other)
+    if seen is None:
+        return other
     raise SceneError(f"{other.path}: has {seen}, as {scene.path} has; bring it to the same grid with gdalwarp -t_srs, -te and -ts")
 
 
