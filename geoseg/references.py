@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import rasterio.features
+import shapely
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 
 from geoseg.classes import ClassRaster
-from geoseg.errors import OptionsError
+from geoseg.errors import GeoreferenceError, OptionsError
 from geoseg.legend import Legend
+from geoseg.outlines import Outlines
+from geoseg.polygons import on_map
 from geoseg.scene import Scene
 from geoseg.window import Window
 
 CODES = 256
 """Number of label codes."""
+
+_OTHER = 255  # the code outside of polygons
 
 NOTHING = 0
 """The channel of a pixel without prediction, before those of the legend's classes; also the code of a pixel without label."""
@@ -66,9 +74,14 @@ class ClassReference:
     allowed: NDArray[np.bool_]
 
     @property
+    def scene(self) -> Scene:
+        """The file as a scene."""
+        return self.raster.scene
+
+    @property
     def path(self) -> str:
         """Of the file."""
-        return self.raster.scene.path
+        return self.scene.path
 
     def read(self, windows: Iterable[Window]) -> Iterator[NDArray[np.uint8]]:
         """See `Reference`."""
@@ -125,7 +138,97 @@ class ColourReference:
         return codes
 
 
+@dataclass(frozen=True, eq=False)
+class OutlineReference:
+    """Polygons, drawn into each window: a pixel belongs to a polygon that its centre lies in, to the last where there are several.
+
+    What lies in no polygon is of another class than those drawn.
+
+    Attributes:
+        path: of the file.
+        shapes: (N,) polygons in pixel coordinates, column before row.
+        labels: (N,) uint8, code of each.
+        allowed: (256, 1 + K) bool.
+    """
+
+    path: str
+    shapes: NDArray[np.object_]
+    labels: NDArray[np.uint8]
+    allowed: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, outlines: Outlines, grid: GeoBox, legend: Legend, class_name: str | None) -> OutlineReference:
+        """Polygons for a raster.
+
+        Args:
+            outlines: of the file.
+            grid: of the raster.
+            legend: the classes.
+            class_name: class of polygons without one.
+
+        Raises:
+            OptionsError: if a class is not in the legend, or not known.
+            GeoreferenceError: if the polygons cannot be brought to the raster.
+        """
+        if len(legend) >= _OTHER:
+            raise OptionsError(f"{outlines.path}: polygons are compared with at most {_OTHER - 1} classes, found {len(legend)}")
+        if (outlines.crs is None) != (grid.crs is None) and not outlines.in_pixels:
+            lacking = outlines.path if outlines.crs is None else "the prediction"
+            raise GeoreferenceError(f"{outlines.path}: {lacking} has no CRS, so the polygons have no place in it; state it with gdal_edit")
+        moved = outlines.moved(None if grid.crs is None else grid.crs.proj)
+        inverse = ~grid.affine
+        if not outlines.in_pixels:
+            moved = shapely.transform(moved, lambda points: on_map(inverse, points))
+        labels = channels_of(outlines, legend, class_name)
+        allowed, drawn = dense(len(legend)), np.zeros(1 + len(legend), bool)
+        drawn[labels] = True
+        if not len(labels):
+            drawn[_channel(outlines, class_name, legend)] = True
+        others = ~drawn
+        others[NOTHING] = False
+        allowed[_OTHER] = others if others.any() else np.arange(1 + len(legend)) == NOTHING
+        return cls(outlines.path, moved, labels, allowed)
+
+    def read(self, windows: Iterable[Window]) -> Iterator[NDArray[np.uint8]]:
+        """See `Reference`."""
+        for window in windows:
+            near = np.sort(self._tree.query(shapely.box(window.col, window.row, window.end_col, window.end_row)))
+            codes = np.full(window.shape, _OTHER, np.uint8)
+            if near.size:
+                drawn = zip(self.shapes[near], self.labels[near].tolist(), strict=True)
+                rasterio.features.rasterize(drawn, out=codes, transform=rasterio.Affine.translation(window.col, window.row))
+            yield codes
+
+    @cached_property
+    def _tree(self) -> shapely.STRtree:
+        return shapely.STRtree(self.shapes)
+
+
+def channels_of(outlines: Outlines, legend: Legend, class_name: str | None) -> NDArray[np.uint8]:
+    """(N,) the channel of each polygon: that of its class by name, title or id, else that of ``class_name``.
+
+    Raises:
+        OptionsError: if a class is not in the legend, or there is none.
+    """
+    channels = {text: _channel(outlines, text or class_name, legend) for text in dict.fromkeys(outlines.classes.tolist())}
+    return np.array([channels[text] for text in outlines.classes], np.uint8)
+
+
+def _channel(outlines: Outlines, wanted: str | None, legend: Legend) -> int:
+    """The channel of a class by its name, title or id; without one, of the only class."""
+    known = {text.casefold(): channel for channel, c in enumerate(legend.classes, 1) for text in (str(c.id), c.title, c.name)}
+    names = ", ".join(c.name for c in legend.classes)
+    if wanted is None and len(legend) == 1:
+        return 1
+    if wanted is None:
+        raise OptionsError(f"{outlines.path}: does not say what its polygons are (class_name); say it with --class: {names}")
+    if wanted.casefold() not in known:
+        raise OptionsError(f"{outlines.path}: has polygons of class {wanted!r}; legend {legend.name!r} has {names}; use its names or ids")
+    return known[wanted.casefold()]
+
+
 def packed(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """Colours (3, ...) as single numbers."""
     red, green, blue = pixels.astype(np.uint32)
-    return red << 16 | green << 8 | blue
+    colours: NDArray[np.uint32] = red << 16 | green << 8 | blue
+    return colours
