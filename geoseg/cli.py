@@ -581,7 +581,7 @@ def _tell_scores(facts: dict[str, Any]) -> None:
     for name, of_class in facts["classes"].items():
         left_out = "" if of_class.get("in_means", True) else " (not in means)"
         between = intervals["classes"].get(name, {})
-        figures = [_figure(of_class[key], between.get(key)) for key in shown]
+        figures = [_figure(of_class[key], between.get(key) if key in ("iou", "f1") else None) for key in shown]
         lines.append([name + left_out, *figures, *(f"{of_class[key]:,}" for key in counts)])
     _columns(lines)
     if facts["intervals"] is not None:

@@ -204,9 +204,8 @@ def write_reliability(path: str | Path, pixels: Sequence[int], accuracy: Sequenc
     draw.line((left, base, left + side, top), fill=_WRONG, width=3)
     draw.line((left, base, left + side, base), fill=_INK)
     draw.line((left, floor, left + side, floor), fill=_INK)
-    draw.text(
-        (left + 14, top + 14), "Accuracy of the pixels of each confidence; on the line it is as stated", font=_font(_SMALL), fill=_INK
-    )
+    said = "Accuracy of the pixels of each confidence; on the line it is as stated"
+    draw.text((left, top - 12), said, font=_font(_SMALL), fill=_INK, anchor="ls")
     draw.text((left + 14, base + 20), f"Pixels, at most {_pixels_text(most)} in a bar", font=_font(_SMALL), fill=_INK)
     draw.text((left + side // 2, floor + 38), "Confidence", font=_font(_TEXT), fill=_INK, anchor="ma")
     _save(canvas, Path(path), {"Software": f"geoseg {__version__}", "Title": "Reliability diagram", "Description": subtitle})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from geoseg.scene import Policy, Scene, misfit
 from geoseg.scores import Protocol, Scoring, Tally
 from geoseg.window import Window
 
-_SPAN = (512, 8192)  # largest window
+SPAN = (512, 8192)
+"""Largest height and width of the windows that are read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +104,13 @@ class Comparison:
         scoring = Scoring(legend, allowed, in_means, np.empty(0, np.intp) if found is None else found[2])
         return cls(tuple(scenes), scoring, None if found is None else found[:2], choice)
 
-    def count(self, scene: Compared, watch: Callable[[str, int, int], None]) -> Tally:
+    def count(self, scene: Compared, watch: Callable[[str, int, int], None], span: tuple[int, int] = SPAN) -> Tally:
         """Read a scene window by window, with as much around each as the protocol and the outlines need.
+
+        Args:
+            scene: one of `scenes`.
+            watch: called with stage, rows done and rows in all.
+            span: largest height and width of a window; the counts do not depend on it.
 
         Raises:
             SceneError: if a file cannot be decoded.
@@ -114,10 +120,15 @@ class Comparison:
         halo = self.choice.protocol.erode_px if self.outlines is None else self.choice.boundary_px + 1
 
         def windows() -> Iterator[Window]:
-            for window in whole.split(*_SPAN):
+            for window in whole.split(*span):
                 yield Window(window.row - halo, window.col - halo, window.height + 2 * halo, window.width + 2 * halo)
 
-        read = zip(scene.prediction.read(windows()), scene.reference.read(windows()), _confidences(scene.confidence, whole), strict=True)
+        read = zip(
+            scene.prediction.read(windows()),
+            scene.reference.read(windows()),
+            _confidences(scene.confidence, whole.split(*span)),
+            strict=True,
+        )
         for (window, classes), labels, sure in read:
             watch(f"evaluate {scene.name}", max(window.row, 0), whole.height)
             inside = (window & whole or window).within(window)
@@ -147,13 +158,13 @@ class Comparison:
         return Reliability.of(np.where(scored, sure, np.uint8(255)), allowed[codes, channels] & scored)
 
 
-def _confidences(scene: Scene | None, whole: Window) -> Iterator[NDArray[np.uint8] | None]:
+def _confidences(scene: Scene | None, windows: Iterable[Window]) -> Iterator[NDArray[np.uint8] | None]:
     """Confidence bytes (h, w) of each window in turn; None without a raster."""
     if scene is None:
-        yield from (None for _ in whole.split(*_SPAN))
+        yield from (None for _ in windows)
         return
     with scene.reader() as reader:
-        for window in whole.split(*_SPAN):
+        for window in windows:
             yield confidence_bytes(*reader.read(window), scene)
 
 
@@ -164,16 +175,16 @@ def _describe(pairs: Sequence[Pair], choice: Choice) -> tuple[Legend, list[Compa
             raise OptionsError(f"{pair.prediction}: is of polygons, another prediction is a raster; evaluate them apart")
     colours = {pair: found for pair in pairs if not is_vector(pair.reference) and (found := _colours(pair.reference, choice.policy))}
     plain = [pair for pair in pairs if choice.codes is None and not is_vector(pair.reference) and pair not in colours]
-    ours = {pair: _raster(pair.prediction, choice.nodata, choice) for pair in pairs}
-    theirs = {pair: _raster(pair.reference, choice.reference_nodata, choice) for pair in plain}
-    legend = choice.legend or _agreed([*ours.values(), *theirs.values()], choice, ISPRS if colours or choice.codes else None)
+    stated = choice.legend or choice.protocol.legend
+    ours = {pair: _raster(pair.prediction, choice.nodata, stated, choice) for pair in pairs}
+    legend = stated or _own(ours.values()) or (ISPRS if colours or choice.codes else None)
+    theirs = {pair: _raster(pair.reference, choice.reference_nodata, legend, choice) for pair in plain}
+    legend = legend or _own(theirs.values())
     if legend is None:
         legend, numbers = _union([*ours.values(), *theirs.values()])
     else:
         numbers = list(legend.ids)
-        if choice.legend is None:
-            ours = {pair: _again(raster, choice.nodata, legend) for pair, raster in ours.items()}
-            theirs = {pair: _again(raster, choice.reference_nodata, legend) for pair, raster in theirs.items()}
+        ours = ours if stated else {pair: _raster(pair.prediction, choice.nodata, legend, choice) for pair in pairs}
     _check_legend(legend, choice.protocol)
     compared = []
     for pair in pairs:
@@ -181,40 +192,38 @@ def _describe(pairs: Sequence[Pair], choice: Choice) -> tuple[Legend, list[Compa
         truth = _reference(pair, raster, colours.get(pair), theirs.get(pair), legend, numbers, choice)
         sure = None if pair.confidence is None else Scene.describe(pair.confidence, indexes=(1,), policy=choice.policy)
         notes = [f"{raster.scene.path}: {note}" for note in raster.warnings]
+        if isinstance(truth, ClassReference):
+            notes += [f"{truth.path}: {note}" for note in truth.raster.warnings]
+        notes = [note for note in notes if "the result" not in note]  # what a map on the raster's grid would lack
         if isinstance(truth, ClassReference | ColourReference):
-            notes += [f"{truth.path}: {note}" for note in truth.scene.warnings] + _check_grid(raster.scene, truth.scene)
-        if pair in theirs:
-            notes += [f"{truth.path}: {note}" for note in theirs[pair].warnings]
+            notes += _check_grid(raster.scene, truth.scene)
         if sure is not None:
             notes += _check_grid(raster.scene, sure)
         compared.append(Compared(pair.name, raster, _codes(raster, numbers), truth, sure, tuple(dict.fromkeys(notes))))
     return legend, compared
 
 
-def _raster(path: Path, nodata: float | None, choice: Choice) -> ClassRaster:
-    return ClassRaster.describe(path, nodata=nodata, legend=choice.legend, policy=choice.policy)
+def _own(rasters: Iterable[ClassRaster]) -> Legend | None:
+    """The legend of the first raster that geoseg made."""
+    return next((raster.legend for raster in rasters if raster.own), None)
 
 
-def _agreed(rasters: Sequence[ClassRaster], choice: Choice, needed: Legend | None) -> Legend | None:
-    """The legend of the protocol, or of a raster that geoseg made, or what is needed otherwise."""
-    own = next((raster.legend for raster in rasters if raster.own), None)
-    return choice.protocol.legend or own or needed
-
-
-def _again(raster: ClassRaster, nodata: float | None, legend: Legend) -> ClassRaster:
-    """The raster with the classes of a legend that was agreed on later.
+def _raster(path: Path, nodata: float | None, legend: Legend | None, choice: Choice) -> ClassRaster:
+    """A class raster, read with a legend if there is one.
 
     Raises:
-        OptionsError: if geoseg made it with other classes.
+        OptionsError: if geoseg made it with other classes than those of a legend that the user did not choose.
     """
-    ours, theirs = ([f"{c.id} {c.name}" for c in each.classes] for each in (raster.legend, legend))
-    if raster.own and ours != theirs:
-        raise OptionsError(
-            f"{raster.scene.path}: has the classes {', '.join(ours)}; expected {', '.join(theirs)}; say with --legend what all rasters mean"
-        )
-    if raster.own:
+    raster = ClassRaster.describe(path, nodata=nodata, legend=legend, policy=choice.policy)
+    if legend is None or legend is choice.legend or not raster.own:
         return raster
-    return ClassRaster.describe(raster.scene.path, nodata=nodata, legend=legend, policy=raster.scene.policy)
+    own = ClassRaster.describe(path, nodata=nodata, policy=choice.policy)
+    ours, theirs = ([f"{c.id} {c.name}" for c in each.classes] for each in (own.legend, legend))
+    if ours != theirs:
+        raise OptionsError(
+            f"{own.scene.path}: has the classes {', '.join(ours)}; expected {', '.join(theirs)}; say with --legend what all rasters mean"
+        )
+    return own
 
 
 def _check_legend(legend: Legend, protocol: Protocol) -> None:
