@@ -485,6 +485,7 @@ def evaluate(
         float | None, typer.Option(help="The number that means no label. Default: what the file says, or 0.")
     ] = None,
     confidence: Annotated[Path | None, typer.Option(help="Raster of the confidence, or a folder of NAME_confidence.tif.")] = None,
+    area: Annotated[Path | None, typer.Option(help="Vector file: where the reference is complete. Default: everywhere.")] = None,
     boundary_px: Annotated[int, typer.Option(help="Width of the rims that boundary IoU and F1 look at; 0 for none.", min=0)] = 3,
     iou: Annotated[float, typer.Option(help="From which IoU on two polygons match.")] = 0.5,
     min_area: Annotated[
@@ -521,6 +522,7 @@ def evaluate(
             nodata=nodata,
             reference_nodata=reference_nodata,
             confidence=confidence,
+            area=area,
             boundary_px=boundary_px,
             iou=iou,
             min_area=min_area,
@@ -555,7 +557,7 @@ def compare(
         typer.echo(f"geoseg: warning: {_printable(warning)}", err=True)
     typer.echo(f"Protocol {facts['protocol']}: {facts['protocol_says']}.")
     rows = [
-        [row["measure"].replace("_", " "), *(_figure(*each) for each in zip(row["values"], row["intervals"], strict=True))]
+        [_words_of(row["measure"]), *(_figure(*each) for each in zip(row["values"], row["intervals"], strict=True))]
         for row in facts["rows"]
     ]
     _columns([["", *facts["runs"]], *rows])
@@ -565,32 +567,36 @@ def _tell_scores(facts: dict[str, Any]) -> None:
     """Measures over all, and a line for each class."""
     for warning in facts["warnings"]:
         typer.echo(f"geoseg: warning: {_printable(warning)}", err=True)
-    intervals = facts["intervals"] or {"measures": {}, "classes": {}}
+    between = facts["intervals"] or {"measures": {}, "classes": {}}
     typer.echo(f"Protocol {facts['protocol']}: {facts['protocol_says']}.")
+    measures = {name: value for name, value in facts["measures"].items() if name != "mean_dice"}  # which is the mean F1
+    undefined = facts["undefined"]
     _columns(
-        [
-            [name.replace("_", " "), _figure(value, intervals["measures"].get(name)), facts["undefined"].get(name, "")]
-            for name, value in facts["measures"].items()
-        ]
+        [[_words_of(name), _figure(value, between["measures"].get(name)), undefined.get(name, "")] for name, value in measures.items()]
     )
     typer.echo("")
-    first = next(iter(facts["classes"].values()), {})
-    shown = [key for key in ("iou", "f1", "precision", "recall", "boundary_iou", "boundary_f1") if key in first]
-    counts = [key for key in first if key.endswith(("_pixels", "_positives", "_negatives"))]
-    lines = [["class", *(key.replace("_", " ") for key in (*shown, *counts))]]
-    for name, of_class in facts["classes"].items():
-        left_out = "" if of_class.get("in_means", True) else " (not in means)"
-        between = intervals["classes"].get(name, {})
-        figures = [_figure(of_class[key], between.get(key) if key in ("iou", "f1") else None) for key in shown]
-        lines.append([name + left_out, *figures, *(f"{of_class[key]:,}" for key in counts)])
+    classes: dict[str, dict[str, Any]] = facts["classes"]
+    known = {key for of_class in classes.values() for key, value in of_class.items() if value is not None}
+    shown = [key for key in ("iou", "f1", "precision", "recall", "boundary_iou", "boundary_f1") if key in known]
+    counts = sorted(key for key in known if key.endswith(("_pixels", "_positives", "_negatives")))
+    lines = [["class", *map(_words_of, (*shown, *counts))]]
+    for name, of_class in classes.items():
+        its = between["classes"].get(name, {})
+        title = name if of_class.get("in_means", True) else f"{name} (not in means)"
+        figures = [_figure(of_class[key], its.get(key) if key in ("iou", "f1") else None) for key in shown]
+        lines.append([title, *figures, *(f"{of_class[key]:,}" for key in counts)])
     _columns(lines)
     if facts["intervals"] is not None:
-        between = facts["intervals"]
         typer.echo(
             f"In brackets: {between['level']:.0%} intervals, {between['method']} ({between['scenes']} scenes, {between['draws']} draws)."
         )
     pixels = f", {facts['labelled_pixels']:,} labelled pixels" if "labelled_pixels" in facts else ""
-    typer.echo(f"Scored {len(facts['scenes'])} scene{'s'[: len(facts['scenes']) != 1]}{pixels} in {facts['seconds']:.1f} s.")
+    typer.echo(f"Scored {len(facts['scenes'])} scene{'s' if len(facts['scenes']) > 1 else ''}{pixels} in {facts['seconds']:.1f} s.")
+
+
+def _words_of(key: str) -> str:
+    """The key of a figure as people read it."""
+    return key.replace("_", " ")
 
 
 def _figure(value: float | None, between: list[float] | None) -> str:
@@ -601,7 +607,7 @@ def _figure(value: float | None, between: list[float] | None) -> str:
 
 
 def _columns(rows: list[list[str]]) -> None:
-    """Text in columns, the first and the last of words to the left."""
+    """Lines of text in columns."""
     printable = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[at]) for row in printable) for at in range(len(printable[0]))] if printable else []
     for row in printable:

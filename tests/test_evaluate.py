@@ -77,7 +77,7 @@ def boxes(path: Path, rows: list[tuple[Any, ...]], names: tuple[str, ...] = ("cl
 
 
 def comparison(pairs: list[Pair], protocol: str = "plain", **options: Any) -> Comparison:
-    plain = {"legend": ISPRS, "codes": None, "class_name": None, "nodata": None, "reference_nodata": None, "boundary_px": 2}
+    plain = {"legend": ISPRS, "codes": None, "class_name": None, "nodata": None, "reference_nodata": None, "boundary_px": 2, "area": None}
     return Comparison.of(pairs, Choice(PROTOCOLS[protocol], policy=Policy(), **{**plain, **options}))
 
 
@@ -248,6 +248,20 @@ def test_confidence_is_judged_where_labels_are_single(tmp_path: Path) -> None:
     for name in ("confusion.png", "reliability.png"):
         picture = np.asarray(Image.open(tmp_path / "plots" / name).convert("RGB"))
         assert np.unique(picture.reshape(-1, 3), axis=0).shape[0] > 20
+
+
+def test_only_labels_in_the_area_count(tmp_path: Path) -> None:
+    truth = patches(12)
+    guess, area = blurred(truth, 12), boxes(tmp_path / "area.geojson", [(11, 7, 30, 20)], (), "EPSG:4326")
+    files = save_own(tmp_path / "p.tif", guess), save(tmp_path / "r.tif", truth)
+    inside = np.s_[11:41, 7:27]
+    facts = evaluate(*files, area=area)
+    assert (
+        facts["confusion"]["counts"]
+        == sklearn.metrics.confusion_matrix(truth[inside].ravel(), guess[inside].ravel(), labels=range(7))[1:].tolist()
+    )
+    buildings = boxes(tmp_path / "b.gpkg", [(12, 8, 5, 5), (50, 8, 5, 5), (8, 8, 10, 10)], ())
+    assert evaluate(buildings, buildings, area=area)["classes"]["polygon"]["true_positives"] == 2
 
 
 # --- several scenes ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import shapely
@@ -15,7 +16,9 @@ from geoseg.outlines import Outlines
 _PIXELS2 = 20.0  # smaller polygons do not count in SpaceNet's chips
 
 
-def matches_of(pair: Pair, *, class_name: str | None, iou: float, min_area: float | None) -> Iterator[tuple[str, dict[str, Matches]]]:
+def matches_of(
+    pair: Pair, *, class_name: str | None, iou: float, min_area: float | None, area: Path | None = None
+) -> Iterator[tuple[str, dict[str, Matches]]]:
     """The matches of each class, for each image that either file names.
 
     Args:
@@ -23,12 +26,23 @@ def matches_of(pair: Pair, *, class_name: str | None, iou: float, min_area: floa
         class_name: the class that is scored, which polygons without one are taken to have; None for all.
         iou: smallest intersection over union of a pair.
         min_area: smaller polygons do not count; None for 20 square pixels where coordinates are pixels, else 0.
+        area: a vector file; only polygons count whose centroid lies in its polygons. None for all.
 
     Raises:
         OptionsError: if the files have no plane, image or class in common.
     """
     for scene, ours, theirs in _by_image(pair):
+        if area is not None:
+            wanted = Outlines.read(area)
+            ours, theirs = _inside(ours, wanted), _inside(theirs, wanted)
         yield scene, {name: _matched(one, other, iou, min_area) for name, one, other in _by_class(ours, theirs, class_name)}
+
+
+def _inside(outlines: Outlines, area: Outlines) -> Outlines:
+    """The polygons whose centroid lies in an area."""
+    if (outlines.crs is None) != (area.crs is None):
+        raise OptionsError(f"{area.path} in {_plane(area)} is no place in {outlines.path}, in {_plane(outlines)}; bring both to one CRS")
+    return outlines.of(shapely.intersects(shapely.union_all(area.moved(outlines.crs)), shapely.centroid(outlines.shapes)))
 
 
 def _by_image(pair: Pair) -> Iterator[tuple[str, Outlines, Outlines]]:

@@ -18,7 +18,8 @@ from geoseg.datasets.labelled import read_codes
 from geoseg.errors import OptionsError, SceneError
 from geoseg.legend import ISPRS, Legend, LegendClass
 from geoseg.outlines import Outlines
-from geoseg.references import CODES, ClassReference, ColourReference, OutlineReference, Reference, dense
+from geoseg.references import CODES, NOTHING, ClassReference, ColourReference, OutlineReference, Reference, dense
+from geoseg.region import Region
 from geoseg.scene import Policy, Scene, misfit
 from geoseg.scores import Protocol, Scoring, Tally
 from geoseg.window import Window
@@ -39,6 +40,7 @@ class Choice:
         nodata: of predictions.
         reference_nodata: of references.
         boundary_px: width of bands along outlines.
+        area: polygons in which labels count; None for everywhere.
         policy: which files may be opened.
     """
 
@@ -49,6 +51,7 @@ class Choice:
     nodata: float | None
     reference_nodata: float | None
     boundary_px: int
+    area: Path | None
     policy: Policy
 
 
@@ -62,6 +65,7 @@ class Compared:
         channels: (256,) uint8, channel of each class id of the prediction, from 1; 0 for none.
         reference: the labels.
         confidence: its raster, if any.
+        region: where labels count.
         warnings: what was assumed.
     """
 
@@ -70,6 +74,7 @@ class Compared:
     channels: NDArray[np.uint8]
     reference: Reference
     confidence: Scene | None
+    region: Region
     warnings: tuple[str, ...]
 
 
@@ -131,9 +136,10 @@ class Comparison:
         )
         for (window, classes), labels, sure in read:
             watch(f"evaluate {scene.name}", max(window.row, 0), whole.height)
-            inside = (window & whole or window).within(window)
-            codes = np.zeros_like(labels)
-            codes[inside] = labels[inside]
+            codes, inside = np.zeros_like(labels), window & scene.region.window
+            if inside is not None:
+                place = inside.within(window)
+                codes[place] = np.where(scene.region.mask(inside), labels[place], NOTHING)
             tally += self._window(codes, scene.channels[classes], sure, halo)
         return tally
 
@@ -199,7 +205,8 @@ def _describe(pairs: Sequence[Pair], choice: Choice) -> tuple[Legend, list[Compa
             notes += _check_grid(raster.scene, truth.scene)
         if sure is not None:
             notes += _check_grid(raster.scene, sure)
-        compared.append(Compared(pair.name, raster, _codes(raster, numbers), truth, sure, tuple(dict.fromkeys(notes))))
+        region = Region.of(raster.scene.grid, aoi=choice.area)
+        compared.append(Compared(pair.name, raster, _codes(raster, numbers), truth, sure, region, tuple(dict.fromkeys(notes))))
     return legend, compared
 
 

@@ -38,7 +38,8 @@ def compare(runs: Sequence[str | Path]) -> Facts:
             raise OptionsError(f"runs differ in {key}: {words}; evaluate all in one way")
     of_class = _BY_CLASS[found[0]["confusion"] is None]
     names = list(dict.fromkeys(name for facts in found for name in facts["classes"]))
-    rows = [_row(found, "measures", key, key) for key in dict.fromkeys(key for facts in found for key in facts["measures"])]
+    measures = dict.fromkeys(key for facts in found for key in facts["measures"] if key != "mean_dice")  # which is the mean F1
+    rows = [_row(found, "measures", key, key) for key in measures]
     rows += [_row(found, "classes", name, f"{of_class} {name}", of_class) for name in names]
     counted = {facts.get("labelled_pixels") for facts in found} | {len(facts["scenes"]) for facts in found[1:]} - {len(found[0]["scenes"])}
     notes = ["the runs were not scored on the same labels: their numbers of labelled pixels or scenes differ"] if len(counted) > 1 else []

@@ -40,6 +40,7 @@ def evaluate(
     nodata: float | None = None,
     reference_nodata: float | None = None,
     confidence: str | Path | None = None,
+    area: str | Path | None = None,
     boundary_px: int = 3,
     iou: float = 0.5,
     min_area: float | None = None,
@@ -69,6 +70,8 @@ def evaluate(
         nodata: number in predictions that means no prediction, instead of the file's.
         reference_nodata: number in references that means no label, instead of the file's.
         confidence: raster on the prediction's grid, as `predict` writes it; for a folder, the folder with ``NAME_confidence.tif``.
+        area: vector file of polygons in any CRS: where the reference is complete. Only pixels count whose centre lies in it, and polygons
+            whose centroid does; None for everywhere.
         boundary_px: width of the band of boundary IoU, and how far apart outlines may be for boundary F1, pixels; 0 leaves both out.
         iou: smallest intersection over union of polygons that match.
         min_area: polygons smaller than this do not count, in the square of the unit of the prediction's coordinates; None for 20 pixels
@@ -95,13 +98,16 @@ def evaluate(
     name = protocol or ("spacenet" if of_polygons else "plain")
     rules = _rules(name, of_polygons)
     _check_options(boundary_px, iou, draws)
+    where = None if area is None else Path(area)
     if of_polygons:
-        facts = _of_polygons(pairs, class_name, iou, min_area, (draws, seed), watch)
+        options: Facts = {"class_name": class_name, "iou": iou, "min_area": min_area, "area": where}
+        facts = _of_polygons(pairs, options, (draws, seed), watch)
     else:
         table = None if codes is None else Path(codes)
-        choice = Choice(rules, _legend(legend), table, class_name, nodata, reference_nodata, boundary_px, policy or Policy())
+        choice = Choice(rules, _legend(legend), table, class_name, nodata, reference_nodata, boundary_px, where, policy or Policy())
         facts = _of_rasters(pairs, choice, (draws, seed), watch)
-    facts = {"protocol": name, "protocol_says": rules.says, "prediction": printable(str(prediction)), **facts}
+    said = {"protocol": name, "protocol_says": rules.says, "prediction": printable(str(prediction))}
+    facts = {**said, "area": None if area is None else printable(str(area)), **facts}
     if plots is not None:
         _draw(facts, Path(plots))
     return {**facts, "seconds": round(time.monotonic() - began, 3)}
@@ -259,13 +265,11 @@ def _of_scene(scene: Compared, tally: Tally, scoring: Scoring) -> Facts:
     }
 
 
-def _of_polygons(
-    pairs: Sequence[Pair], class_name: str | None, iou: float, min_area: float | None, bootstrap: tuple[int, int], watch: Watch
-) -> Facts:
+def _of_polygons(pairs: Sequence[Pair], options: Facts, bootstrap: tuple[int, int], watch: Watch) -> Facts:
     scenes: dict[str, dict[str, Matches]] = {}
     for number, pair in enumerate(pairs):
         watch("match", number, len(pairs))
-        for scene, found in matches_of(pair, class_name=class_name, iou=iou, min_area=min_area):
+        for scene, found in matches_of(pair, **options):
             if scene in scenes:
                 raise OptionsError(f"{pair.reference}: has the scene {scene!r}, which another pair has, too; name each scene once")
             scenes[scene] = found
@@ -278,7 +282,7 @@ def _of_polygons(
     measures = dict(zip(_POLYGON_FIGURES, map(defined, _polygon_figures(total).tolist()), strict=False))
     return {
         "reference": printable(str(pairs[0].reference)) if len(pairs) == 1 else f"{len(pairs)} files",
-        "iou": iou,
+        "iou": options["iou"],
         "measures": measures,
         "undefined": {name: "there are no such polygons" for name, value in measures.items() if value is None},
         "classes": {name: _matched(row) for name, row in zip(names, total, strict=True)},
