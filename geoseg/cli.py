@@ -578,7 +578,8 @@ def _tell_scores(facts: dict[str, Any]) -> None:
     classes: dict[str, dict[str, Any]] = facts["classes"]
     known = {key for of_class in classes.values() for key, value in of_class.items() if value is not None}
     shown = [key for key in ("iou", "f1", "precision", "recall", "boundary_iou", "boundary_f1") if key in known]
-    counts = sorted(key for key in known if key.endswith(("_pixels", "_positives", "_negatives")))
+    first = next(iter(classes.values()))
+    counts = [key for key in first if key.endswith(("_pixels", "_positives", "_negatives"))]
     lines = [["class", *map(_words_of, (*shown, *counts))]]
     for name, of_class in classes.items():
         its = between["classes"].get(name, {})

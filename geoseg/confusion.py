@@ -65,9 +65,9 @@ class Confusion:
         return _ratio(2 * tp, 2 * tp + fp + fn, tp + fn)
 
     def precision(self, allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        """(K,) user's accuracy, TP / (TP + FP); NaN for a class that was never predicted where that can be judged."""
-        tp, fp, _ = self.hits(allowed)
-        return _ratio(tp, tp + fp, tp + fp)
+        """(K,) user's accuracy, TP / (TP + FP); NaN for a class without a single reference pixel, or never predicted where it counts."""
+        tp, fp, fn = self.hits(allowed)
+        return _ratio(tp, tp + fp, (tp + fp) * (tp + fn))
 
     def recall(self, allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         """(K,) producer's accuracy, TP / (TP + FN); NaN for a class without a single reference pixel. Its mean is the mean accuracy."""

@@ -79,7 +79,8 @@ class Outlines:
             in_pixels = False
         images = _texts(columns, _IMAGE, len(shapes))
         flat = shapely.force_2d(shapes)
-        sound = np.where(shapely.is_valid(flat), flat, shapely.make_valid(flat))
+        sound, broken = flat.copy(), ~shapely.is_valid(flat)
+        sound[broken] = shapely.make_valid(flat[broken])
         kept = np.isin(shapely.get_type_id(sound), (3, 6)) & ~shapely.is_empty(sound)
         kept |= (shapely.get_type_id(sound) == 7) & (shapely.area(sound) > 0)
         texts = _texts(columns, _SURE, len(shapes))

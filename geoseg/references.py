@@ -142,7 +142,8 @@ class ColourReference:
 class OutlineReference:
     """Polygons, drawn into each window: a pixel belongs to a polygon that its centre lies in, to the last where there are several.
 
-    What lies in no polygon is of another class than those drawn.
+    What lies in no polygon is of another class than those drawn; unlabelled, if all of several classes are drawn; and no prediction
+    is right there, if there is only one class.
 
     Attributes:
         path: of the file.
@@ -157,17 +158,18 @@ class OutlineReference:
     allowed: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, outlines: Outlines, grid: GeoBox, legend: Legend, class_name: str | None) -> OutlineReference:
+    def of(cls, outlines: Outlines, grid: GeoBox, legend: Legend, labels: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> OutlineReference:
         """Polygons for a raster.
 
         Args:
             outlines: of the file.
             grid: of the raster.
             legend: the classes.
-            class_name: class of polygons without one.
+            labels: (N,) uint8, the channel of each polygon, see `channels_of`.
+            drawn: (1 + K,) bool, the channels that all references together draw.
 
         Raises:
-            OptionsError: if a class is not in the legend, or not known.
+            OptionsError: if there are too many classes.
             GeoreferenceError: if the polygons cannot be brought to the raster.
         """
         if len(legend) >= _OTHER:
@@ -179,14 +181,9 @@ class OutlineReference:
         inverse = ~grid.affine
         if not outlines.in_pixels:
             moved = shapely.transform(moved, lambda points: on_map(inverse, points))
-        labels = channels_of(outlines, legend, class_name)
-        allowed, drawn = dense(len(legend)), np.zeros(1 + len(legend), bool)
-        drawn[labels] = True
-        if not len(labels):
-            drawn[_channel(outlines, class_name, legend)] = True
-        others = ~drawn
-        others[NOTHING] = False
-        allowed[_OTHER] = others if others.any() else np.arange(1 + len(legend)) == NOTHING
+        allowed = dense(len(legend)) & drawn
+        allowed[_OTHER] = ~drawn
+        allowed[_OTHER, NOTHING] = len(legend) == 1
         return cls(outlines.path, moved, labels, allowed)
 
     def read(self, windows: Iterable[Window]) -> Iterator[NDArray[np.uint8]]:
@@ -205,17 +202,21 @@ class OutlineReference:
 
 
 def channels_of(outlines: Outlines, legend: Legend, class_name: str | None) -> NDArray[np.uint8]:
-    """(N,) the channel of each polygon: that of its class by name, title or id, else that of ``class_name``.
+    """(N,) uint8, the channel of each polygon: that of its class by name, title or id, else that of ``class_name``.
 
     Raises:
         OptionsError: if a class is not in the legend, or there is none.
     """
-    channels = {text: _channel(outlines, text or class_name, legend) for text in dict.fromkeys(outlines.classes.tolist())}
+    channels = {text: channel_of(outlines, text or class_name, legend) for text in dict.fromkeys(outlines.classes.tolist())}
     return np.array([channels[text] for text in outlines.classes], np.uint8)
 
 
-def _channel(outlines: Outlines, wanted: str | None, legend: Legend) -> int:
-    """The channel of a class by its name, title or id; without one, of the only class."""
+def channel_of(outlines: Outlines, wanted: str | None, legend: Legend) -> int:
+    """The channel of a class by its name, title or id; without one, of the only class.
+
+    Raises:
+        OptionsError: if it is not in the legend, or no class is wanted of several.
+    """
     known = {text.casefold(): channel for channel, c in enumerate(legend.classes, 1) for text in (str(c.id), c.title, c.name)}
     names = ", ".join(c.name for c in legend.classes)
     if wanted is None and len(legend) == 1:

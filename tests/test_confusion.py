@@ -74,7 +74,7 @@ def test_evaluations_agree_with_scikit_learn(labels, channels):
         (confusion.iou(EVALUATED)[1:], iou, there),
         (confusion.f1(EVALUATED)[1:], f1, there),
         (confusion.recall(EVALUATED)[1:], recall, there),
-        (confusion.precision(EVALUATED)[1:], precision, np.isin(classes, guess)),
+        (confusion.precision(EVALUATED)[1:], precision, np.isin(classes, guess) & there),
     ):
         np.testing.assert_allclose(ours[defined], theirs[defined], rtol=0, atol=1e-9)
         assert np.isnan(ours[~defined]).all()

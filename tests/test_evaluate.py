@@ -222,8 +222,18 @@ def test_polygons_are_drawn_by_the_centre_rule(tmp_path: Path, crs: str) -> None
     drawn = rasterio.features.rasterize([shapely.box(c, r, c + w, r + h) for r, c, h, w in rows], SHAPE) > 0
     hits = (drawn & (guess == 2)).sum(), (drawn | (guess == 2)).sum()
     assert facts["classes"]["building"]["iou"] == pytest.approx(hits[0] / hits[1], abs=1e-9)
-    assert facts["classes"]["impervious"]["iou"] is None
     assert facts["labelled_pixels"] == guess.size
+    assert facts["measures"]["mean_boundary_iou"] == facts["classes"]["building"]["boundary_iou"] > 0
+    assert {facts["classes"]["impervious"][key] for key in ("iou", "precision", "boundary_iou")} == {None}
+
+
+def test_polygons_of_all_classes_are_as_good_as_the_raster(tmp_path: Path) -> None:
+    truth = patches(13)
+    prediction, reference = save_own(tmp_path / "p.tif", blurred(truth, 13)), save_own(tmp_path / "r.tif", truth)
+    vectorize(reference, tmp_path / "r.gpkg")
+    ours, theirs = (evaluate(prediction, tmp_path / name) for name in ("r.gpkg", "r.tif"))
+    assert ours["confusion"] == theirs["confusion"]
+    assert ours["measures"] == theirs["measures"]
 
 
 def test_a_map_of_one_class_is_scored_against_polygons(tmp_path: Path) -> None:

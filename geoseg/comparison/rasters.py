@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from geoseg.datasets.labelled import read_codes
 from geoseg.errors import OptionsError, SceneError
 from geoseg.legend import ISPRS, Legend, LegendClass
 from geoseg.outlines import Outlines
-from geoseg.references import CODES, NOTHING, ClassReference, ColourReference, OutlineReference, Reference, dense
+from geoseg.references import CODES, NOTHING, ClassReference, ColourReference, OutlineReference, Reference, channel_of, channels_of, dense
 from geoseg.region import Region
 from geoseg.scene import Policy, Scene, misfit
 from geoseg.scores import Protocol, Scoring, Tally
@@ -192,10 +192,21 @@ def _describe(pairs: Sequence[Pair], choice: Choice) -> tuple[Legend, list[Compa
         numbers = list(legend.ids)
         ours = ours if stated else {pair: _raster(pair.prediction, choice.nodata, legend, choice) for pair in pairs}
     _check_legend(legend, choice.protocol)
+    outlines = {pair: Outlines.read(pair.reference) for pair in pairs if is_vector(pair.reference)}
+    labels = {pair: channels_of(each, legend, choice.class_name) for pair, each in outlines.items()}
+    drawn = _drawn(outlines, labels, legend, choice.class_name)
     compared = []
     for pair in pairs:
         raster = ours[pair]
-        truth = _reference(pair, raster, colours.get(pair), theirs.get(pair), legend, numbers, choice)
+        truth: Reference
+        if pair in outlines:
+            truth = OutlineReference.of(outlines[pair], raster.scene.grid, legend, labels[pair], drawn)
+        elif pair in colours:
+            truth = ColourReference(colours[pair], legend, dense(len(legend)))
+        elif pair in theirs:
+            truth = ClassReference(theirs[pair], _codes(theirs[pair], numbers), dense(len(legend)))
+        else:
+            truth = _coded(pair.reference, choice, legend)
         sure = None if pair.confidence is None else Scene.describe(pair.confidence, indexes=(1,), policy=choice.policy)
         notes = [f"{raster.scene.path}: {note}" for note in raster.warnings]
         if isinstance(truth, ClassReference):
@@ -240,23 +251,16 @@ def _check_legend(legend: Legend, protocol: Protocol) -> None:
         raise OptionsError(f"legend {legend.name!r} has no class {', '.join(lacking)}, which the protocol is about; use --protocol plain")
 
 
-def _reference(
-    pair: Pair,
-    prediction: ClassRaster,
-    colours: Scene | None,
-    raster: ClassRaster | None,
-    legend: Legend,
-    numbers: Sequence[int],
-    choice: Choice,
-) -> Reference:
-    """What is true, from whatever kind of file."""
-    if colours is not None:
-        return ColourReference(colours, legend, dense(len(legend)))
-    if raster is not None:
-        return ClassReference(raster, _codes(raster, numbers), dense(len(legend)))
-    if is_vector(pair.reference):
-        return OutlineReference.of(Outlines.read(pair.reference), prediction.scene.grid, legend, choice.class_name)
-    return _coded(pair.reference, choice, legend)
+def _drawn(
+    outlines: Mapping[Pair, Outlines], labels: Mapping[Pair, NDArray[np.uint8]], legend: Legend, name: str | None
+) -> NDArray[np.bool_]:
+    """(1 + K,) bool, the channels of the polygons of all files; if there are none, of the class that they would have."""
+    drawn = np.zeros(1 + len(legend), bool)
+    for each in labels.values():
+        drawn[each] = True
+    if not drawn.any() or name is not None:
+        drawn[[channel_of(each, name, legend) for each in outlines.values()]] = True
+    return drawn
 
 
 def _colours(path: str | Path, policy: Policy) -> Scene | None:
@@ -290,8 +294,8 @@ def _common(scenes: Sequence[Compared]) -> NDArray[np.bool_]:
     for each in scenes[1:]:
         if not np.array_equal(each.reference.allowed, first.allowed):
             raise OptionsError(
-                f"{each.reference.path}: its labels mean something else than those of {first.path} (polygons of other classes, or polygons "
-                "beside rasters); evaluate them apart"
+                f"{each.reference.path}: its labels mean something else than those of {first.path}, as polygons do beside rasters; "
+                "evaluate them apart"
             )
     return first.allowed
 

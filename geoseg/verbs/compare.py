@@ -41,8 +41,8 @@ def compare(runs: Sequence[str | Path]) -> Facts:
     measures = dict.fromkeys(key for facts in found for key in facts["measures"] if key != "mean_dice")  # which is the mean F1
     rows = [_row(found, "measures", key, key) for key in measures]
     rows += [_row(found, "classes", name, f"{of_class} {name}", of_class) for name in names]
-    counted = {facts.get("labelled_pixels") for facts in found} | {len(facts["scenes"]) for facts in found[1:]} - {len(found[0]["scenes"])}
-    notes = ["the runs were not scored on the same labels: their numbers of labelled pixels or scenes differ"] if len(counted) > 1 else []
+    scored = {(facts.get("labelled_pixels"), len(facts["scenes"])) for facts in found}
+    notes = ["the runs were not scored on the same labels: their numbers of labelled pixels or scenes differ"] if len(scored) > 1 else []
     return {
         "protocol": found[0]["protocol"],
         "protocol_says": found[0]["protocol_says"],

@@ -60,8 +60,9 @@ def evaluate(
         prediction: class raster as `vectorize` takes it, or polygons (GeoPackage, GeoJSON, SpaceNet CSV, ...); a folder of such files;
             or, without ``reference``, a CSV file with the columns ``prediction``, ``reference`` and, if wanted, ``confidence``.
         reference: for a raster: a class raster on the same grid (0 is unlabelled), an RGB picture on the same grid in the legend's
-            colours (black is unlabelled), or polygons in any CRS, to which the pixels belong whose centre they hold. For polygons:
-            polygons. For a folder: a folder with files of the same names, apart from ``_classes``, ``_label`` and the like.
+            colours (black is unlabelled), or polygons in any CRS, to which the pixels belong whose centre they hold; other pixels are of
+            none of the classes drawn. For polygons: polygons. For a folder: a folder with files of the same names, apart from
+            ``_classes``, ``_label`` and the like.
         protocol: one of `PROTOCOLS`; None for ``plain``, or ``spacenet`` for polygons.
         legend: classes of prediction and reference: ``isprs`` or a YAML file.
         codes: YAML file with a table ``codes`` (see `LabelledSet`): the reference holds partial labels, codes that stand for sets of
