@@ -8,6 +8,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Matches:
@@ -54,13 +56,15 @@ def match(
         iou: smallest intersection over union of a pair.
 
     Returns:
-        the counts; (P,) the partner of each prediction, -1 without; (P,) its IoU with the best partner that was free, 0 without.
+        the counts; (P,) the partner of each prediction, -1 without; (P,) its IoU with it, 0 without.
     """
     order = np.arange(len(predicted)) if confidence is None else np.argsort(-confidence, kind="stable")
     ours, theirs = shapely.STRtree(reference).query(predicted, predicate="intersects")
+    one, other = shapely.area(predicted)[ours], shapely.area(reference)[theirs]
+    able = np.minimum(one, other) >= (1 - _ROUNDING) * iou * np.maximum(one, other)  # others cannot reach it, however they lie
+    ours, theirs, whole = ours[able], theirs[able], (one + other)[able]
     common = shapely.area(shapely.intersection(predicted[ours], reference[theirs]))
-    whole = shapely.area(predicted)[ours] + shapely.area(reference)[theirs] - common
-    overlap = np.divide(common, whole, out=np.zeros_like(common), where=whole > 0)
+    overlap = np.divide(common, whole - common, out=np.zeros_like(common), where=whole > common)
     starts = np.searchsorted(ours, np.arange(len(predicted) + 1))
     partner, best, free = np.full(len(predicted), -1, np.intp), np.zeros(len(predicted)), np.ones(len(reference), bool)
     for number in order:
@@ -69,9 +73,8 @@ def match(
         if not among.size or among.max() < 0:
             continue
         choice = int(among.argmax())
-        best[number] = among[choice]
-        if best[number] >= iou:
-            partner[number] = theirs[mine][choice]
+        if among[choice] >= iou:
+            best[number], partner[number] = among[choice], theirs[mine][choice]
             free[partner[number]] = False
     hits = int((partner >= 0).sum())
     return Matches(np.array([hits, len(predicted) - hits, len(reference) - hits], np.int64)), partner, best
