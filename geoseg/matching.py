@@ -44,7 +44,7 @@ class Matches:
 def match(
     predicted: NDArray[np.object_], reference: NDArray[np.object_], confidence: NDArray[np.float64] | None = None, *, iou: float = 0.5
 ) -> tuple[Matches, NDArray[np.intp], NDArray[np.float64]]:
-    """Pair polygons as the SpaceNet challenges do: greedily, each with the free partner that it overlaps most.
+    """Pair polygons as the SpaceNet challenges do: greedily, each with the free partner that it overlaps most (of equals the first).
 
     The surest prediction chooses first, of equals the one that comes first; a pair counts when its IoU is at least ``iou``, and then
     its reference is taken (Van Etten et al. 2018, SpaceNet, section 4; the same as in solaris).
@@ -60,6 +60,7 @@ def match(
     """
     order = np.arange(len(predicted)) if confidence is None else np.argsort(-confidence, kind="stable")
     ours, theirs = shapely.STRtree(reference).query(predicted, predicate="intersects")
+    ours, theirs = (each[np.lexsort((theirs, ours))] for each in (ours, theirs))
     one, other = shapely.area(predicted)[ours], shapely.area(reference)[theirs]
     able = np.minimum(one, other) >= (1 - _ROUNDING) * iou * np.maximum(one, other)  # others cannot reach it, however they lie
     ours, theirs, whole = ours[able], theirs[able], (one + other)[able]
@@ -70,10 +71,8 @@ def match(
     for number in order:
         mine = slice(starts[number], starts[number + 1])
         among = np.where(free[theirs[mine]], overlap[mine], -1.0)
-        if not among.size or among.max() < 0:
-            continue
-        choice = int(among.argmax())
-        if among[choice] >= iou:
+        if among.size and among.max() >= iou:
+            choice = int(among.argmax())
             best[number], partner[number] = among[choice], theirs[mine][choice]
             free[partner[number]] = False
     hits = int((partner >= 0).sum())

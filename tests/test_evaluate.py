@@ -236,6 +236,25 @@ def test_polygons_of_all_classes_are_as_good_as_the_raster(tmp_path: Path) -> No
     assert ours["measures"] == theirs["measures"]
 
 
+def test_scenes_without_a_building_are_scored_beside_others(tmp_path: Path) -> None:
+    maps, truth = tmp_path / "maps", tmp_path / "truth"
+    for folder in (maps, truth):
+        folder.mkdir()
+    guess = np.ones(SHAPE, np.uint8)
+    guess[10:20, 10:20] = 2
+    for name in "ab":
+        save_own(maps / f"{name}_classes.tif", guess)
+    boxes(truth / "a.geojson", [(10, 10, 10, 20)], ())
+    (truth / "b.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    facts = evaluate(maps, truth, class_name="building")
+    assert facts["classes"]["building"]["iou"] == pytest.approx(100 / 300, abs=1e-9)
+    assert facts["scenes"][1]["iou"]["building"] is None
+    assert facts["scenes"][1]["measures"]["pixel_accuracy"] == 1 - 100 / guess.size
+    empty = evaluate(boxes(tmp_path / "p.geojson", [(10, 10, 10, 20)], ()), truth / "a.geojson")
+    assert empty["measures"]["f1"] == 1
+    refused(OptionsError, "holds no polygon that counts", tmp_path / "p.geojson", truth / "b.geojson")
+
+
 def test_a_map_of_one_class_is_scored_against_polygons(tmp_path: Path) -> None:
     legend = Legend(name="roofs", classes=(ISPRS[2].model_copy(update={"id": 1}),))
     guess = np.zeros(SHAPE, np.uint8)
