@@ -310,7 +310,7 @@ def make_folders(tmp_path: Path, scenes: int = 4) -> tuple[Path, Path]:
 
 def test_folders_and_lists_add_their_counts_and_have_intervals(tmp_path: Path) -> None:
     maps, truth = make_folders(tmp_path)
-    facts = evaluate(maps, truth, confidence=maps, draws=200)
+    facts = evaluate(maps, truth, confidence=maps, draws=40)
     singles = [evaluate(maps / f"s{n}_classes.tif", truth / f"s{n}_label.tif") for n in range(4)]
     assert np.array_equal(facts["confusion"]["counts"], np.sum([each["confusion"]["counts"] for each in singles], axis=0))
     assert [each["measures"]["miou"] for each in facts["scenes"]] == [each["measures"]["miou"] for each in singles]
@@ -319,12 +319,12 @@ def test_folders_and_lists_add_their_counts_and_have_intervals(tmp_path: Path) -
         assert low <= value <= high, name
     low, high = facts["intervals"]["measures"]["miou"]
     assert min(each["measures"]["miou"] for each in singles) <= low < high <= max(each["measures"]["miou"] for each in singles)
-    assert facts["intervals"] == evaluate(maps, truth, confidence=maps, draws=200)["intervals"]
-    assert facts["intervals"] != evaluate(maps, truth, confidence=maps, draws=200, seed=1)["intervals"]
+    assert facts["intervals"] == evaluate(maps, truth, confidence=maps, draws=40)["intervals"]
+    assert facts["intervals"] != evaluate(maps, truth, confidence=maps, draws=40, seed=1)["intervals"]
     with (tmp_path / "pairs.csv").open("w", newline="") as file:
         rows = [(f"maps/s{n}_classes.tif", f"truth/s{n}_label.tif", f"maps/s{n}_confidence.tif") for n in range(4)]
         csv.writer(file).writerows([("prediction", "reference", "confidence"), *rows])
-    listed = evaluate(tmp_path / "pairs.csv", draws=200)
+    listed = evaluate(tmp_path / "pairs.csv", draws=40)
     assert {key: listed[key] for key in ("measures", "intervals", "classes")} == {
         key: facts[key] for key in ("measures", "intervals", "classes")
     }

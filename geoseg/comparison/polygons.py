@@ -31,9 +31,9 @@ def matches_of(
     Raises:
         OptionsError: if the files have no plane, image or class in common.
     """
+    wanted = None if area is None else Outlines.read(area)
     for scene, ours, theirs in _by_image(pair):
-        if area is not None:
-            wanted = Outlines.read(area)
+        if wanted is not None:
             ours, theirs = _inside(ours, wanted), _inside(theirs, wanted)
         yield scene, {name: _matched(one, other, iou, min_area) for name, one, other in _by_class(ours, theirs, class_name)}
 
