@@ -2,9 +2,9 @@
 
 The functions people call, each loaded when it is first used, so that importing geoseg imports neither torch nor dask:
 `predict` (scene to map), `batch` (many scenes), `vectorize` (class raster to polygons), `segment` (xarray to xarray, lazily),
-`train` (labels to model), `evaluate` (how good a map is), `compare` (runs beside each other), `inspect` and `estimate` (what a
-scene is, and what predicting it would take). Types: `Options`, `Shaping`, `Policy`, `Settings` (of a batch), `Cluster`,
-`ModelCard`, `Legend`, and the errors, all below `GeosegError`.
+`train` (labels to model), `evaluate` (how good a map is), `compare` (runs beside each other), `export` (model to ONNX file),
+`inspect` and `estimate` (what a scene is, and what predicting it would take). Types: `Options`, `Shaping`, `Policy`, `Settings`
+(of a batch), `Cluster`, `ModelCard`, `Legend`, and the errors, all below `GeosegError`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from geoseg.verbs.batch import Settings, batch
     from geoseg.verbs.compare import compare
     from geoseg.verbs.evaluate import evaluate
+    from geoseg.verbs.export import export
     from geoseg.verbs.inspect import estimate, inspect
     from geoseg.verbs.predict import predict
     from geoseg.verbs.segment import segment
@@ -43,6 +44,7 @@ _HOMES = {
     "compare": "geoseg.verbs.compare",
     "estimate": "geoseg.verbs.inspect",
     "evaluate": "geoseg.verbs.evaluate",
+    "export": "geoseg.verbs.export",
     "inspect": "geoseg.verbs.inspect",
     "predict": "geoseg.verbs.predict",
     "segment": "geoseg.verbs.segment",
@@ -64,6 +66,7 @@ __all__ = [
     "compare",
     "estimate",
     "evaluate",
+    "export",
     "inspect",
     "predict",
     "segment",
