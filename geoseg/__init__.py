@@ -2,9 +2,9 @@
 
 The functions people call, each loaded when it is first used, so that importing geoseg imports neither torch nor dask:
 `predict` (scene to map), `batch` (many scenes), `vectorize` (class raster to polygons), `segment` (xarray to xarray, lazily),
-`train` (labels to model), `export` (model to ONNX file), `inspect` and `estimate` (what a scene is, and what predicting it would
-take). Types: `Options`, `Shaping`, `Policy`, `Settings` (of a batch), `Cluster`, `ModelCard`, `Legend`, and the errors, all below
-`GeosegError`.
+`train` (labels to model), `evaluate` (how good a map is), `compare` (runs beside each other), `export` (model to ONNX file),
+`inspect` and `estimate` (what a scene is, and what predicting it would take). Types: `Options`, `Shaping`, `Policy`, `Settings`
+(of a batch), `Cluster`, `ModelCard`, `Legend`, and the errors, all below `GeosegError`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from geoseg.policy import Policy
     from geoseg.polygons.shaping import Shaping
     from geoseg.verbs.batch import Settings, batch
+    from geoseg.verbs.compare import compare
+    from geoseg.verbs.evaluate import evaluate
     from geoseg.verbs.export import export
     from geoseg.verbs.inspect import estimate, inspect
     from geoseg.verbs.predict import predict
@@ -39,7 +41,9 @@ _HOMES = {
     "Settings": "geoseg.verbs.batch",
     "Shaping": "geoseg.polygons.shaping",
     "batch": "geoseg.verbs.batch",
+    "compare": "geoseg.verbs.compare",
     "estimate": "geoseg.verbs.inspect",
+    "evaluate": "geoseg.verbs.evaluate",
     "export": "geoseg.verbs.export",
     "inspect": "geoseg.verbs.inspect",
     "predict": "geoseg.verbs.predict",
@@ -59,7 +63,9 @@ __all__ = [
     "Shaping",
     "__version__",
     "batch",
+    "compare",
     "estimate",
+    "evaluate",
     "export",
     "inspect",
     "predict",

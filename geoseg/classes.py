@@ -36,6 +36,8 @@ ROWS = 512
 """Height of the bands that class rasters are read in."""
 
 _MOST = 255  # classes
+_UNKNOWN = 255  # confidence
+_TOP = 254  # confidence 1
 _SIDE_BYTES = 16 * 2**20
 _PLAIN_TAGS = ("TIFFTAG_", "AREA_OR_POINT")
 _ZERO_NOTE = "it states no nodata value: 0 is taken for a class; pass --nodata 0 if it means no data"
@@ -143,6 +145,24 @@ class ClassRaster:
 def rows_of(scene: Scene) -> Iterator[Window]:
     """Windows over the full width, from top to bottom."""
     yield from Window.of(scene.shape).split(ROWS, scene.shape[1])
+
+
+def confidence_bytes(pixels: NDArray[Any], valid: NDArray[np.bool_], scene: Scene) -> NDArray[np.uint8]:
+    """Confidence (1, h, w) as geoseg writes it: (h, w) uint8, 254 = 1.0, 255 = unknown.
+
+    Raises:
+        SceneError: if it is no confidence.
+    """
+    values = pixels[0]
+    if values.dtype == np.uint8:
+        return np.where(valid, values, np.uint8(_UNKNOWN))
+    known = values[valid]
+    if values.dtype.kind != "f" or (known.size and not (known.min() >= 0 and known.max() <= 1)):
+        seen = f"{values.dtype} from {known.min():g} to {known.max():g}" if known.size else str(values.dtype)
+        raise SceneError(f"{scene.path}: holds {seen}, expected confidence: floats from 0 to 1, or bytes with 254 = 1.0 and 255 = unknown")
+    confidence = np.full(values.shape, _UNKNOWN, np.uint8)
+    confidence[valid] = np.rint(_TOP * known)
+    return confidence
 
 
 def _look(path: str | Path, band: int | None, policy: Policy) -> tuple[Scene, dict[str, str], dict[int, tuple[int, int, int]]]:

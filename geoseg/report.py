@@ -36,6 +36,8 @@ _MOST = 12
 
 _PAPER, _INK, _SOFT, _FAINT = "#ffffff", "#16191d", "#5f6872", "#c9ced4"
 _TITLE, _TEXT, _SMALL = 38, 22, 16
+_CELL, _SMALLEST_CELL, _ROW = 130, 34, 56
+_RIGHT, _WRONG = "#1f6f8b", "#b5452c"
 _LINE, _SWATCH, _BAR = _TEXT + 16, 46, 50
 _STAND_INS = str.maketrans({"×": "x", "–": "-", "—": "-", "−": "-"})
 
@@ -120,6 +122,100 @@ def write_quicklook(
     for at, note in enumerate(notes):
         draw.text((_MARGIN, plan.size[1] + at * (_SMALL + 6)), note, font=_font(_SMALL, note), fill=_SOFT, anchor="ls")
     _save(canvas, Path(path), {"Software": f"geoseg {__version__}", "Title": title, "Copyright": attribution})
+
+
+def write_confusion(path: str | Path, counts: NDArray[np.int64], titles: Sequence[str], *, subtitle: str = "") -> None:
+    """Draw a confusion matrix to a PNG: a row for each class of the reference, its shares in each predicted class; all or nothing.
+
+    Args:
+        path: of the ``.png``; replaced where it exists.
+        counts: (K, 1 + K) pixels, reference x prediction; the first column is "no prediction", and left out where it is empty.
+        titles: of the K classes.
+        subtitle: line below the title.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    columns = [f"{title}" for title in titles]
+    table = counts[:, 1:]
+    if counts[:, 0].any():
+        table, columns = counts, ["No prediction", *columns]
+    totals = counts.sum(1)
+    shares = np.divide(table, totals[:, np.newaxis], out=np.zeros(table.shape), where=totals[:, np.newaxis] > 0)
+    wide = max(_SMALLEST_CELL, min(_CELL, (SIDE - 2 * _MARGIN - 460) // len(columns)))
+    left, top = _MARGIN + math.ceil(min(260, max(_length(title, _TEXT) for title in titles))) + 20, _MARGIN + _TITLE + _TEXT + 84
+    size = (max(left + wide * len(columns) + 170 + _MARGIN, 900), top + _ROW * len(titles) + 2 * _MARGIN)
+    canvas = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    _draw_line(draw, (_MARGIN, _MARGIN + _TITLE - 10), "Confusion matrix", _TITLE, _INK, size[0] - 2 * _MARGIN)
+    _draw_line(draw, (_MARGIN, _MARGIN + _TITLE + _TEXT + 4), subtitle, _TEXT, _SOFT, size[0] - 2 * _MARGIN)
+    for at, title in enumerate(columns):
+        shown = _fitted(title, _SMALL, wide - 8)
+        draw.text((left + wide * at + wide // 2, top - 10), shown, font=_font(_SMALL, shown), fill=_INK, anchor="ms")
+    draw.text((left + wide * len(columns) + 170, top - 10), "Reference pixels", font=_font(_SMALL), fill=_SOFT, anchor="rs")
+    for row, title in enumerate(titles):
+        middle = top + _ROW * row + _ROW // 2
+        shown = _fitted(title, _TEXT, left - _MARGIN - 20)
+        draw.text((left - 14, middle), shown, font=_font(_TEXT, shown), fill=_INK, anchor="rm")
+        for at, share in enumerate(shares[row].tolist()):
+            box = (left + wide * at, top + _ROW * row, left + wide * (at + 1) - 2, top + _ROW * (row + 1) - 2)
+            right = columns[at] == title
+            draw.rectangle(box, fill=_shade(share, _RIGHT if right else _WRONG))
+            if totals[row] and wide > _SMALLEST_CELL:
+                draw.text(
+                    (box[0] + wide // 2, middle), _share_text(share), font=_font(_SMALL), fill=_INK if share < 0.6 else _PAPER, anchor="mm"
+                )
+        draw.text((left + wide * len(columns) + 170, middle), f"{totals[row]:,}", font=_font(_SMALL), fill=_SOFT, anchor="rm")
+    _save(canvas, Path(path), {"Software": f"geoseg {__version__}", "Title": "Confusion matrix", "Description": subtitle})
+
+
+def write_reliability(path: str | Path, pixels: Sequence[int], accuracy: Sequence[float], ece: float | None, *, subtitle: str = "") -> None:
+    """Draw a reliability diagram to a PNG: accuracy against confidence, and how many pixels have it; all or nothing.
+
+    Args:
+        path: of the ``.png``; replaced where it exists.
+        pixels: (M,) of each of M equal bins of confidence from 0 to 1.
+        accuracy: (M,) share of them that is right, 0 to 1; NaN where there are none.
+        ece: expected calibration error, 0 to 1.
+        subtitle: line below the title.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    side, low, left, top = 640, 170, _MARGIN + 90, _MARGIN + _TITLE + _TEXT + 44
+    size = (left + side + _MARGIN + 90, top + side + low + 130)
+    canvas = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    title = "Reliability" if ece is None else f"Reliability: expected calibration error {ece:.3f}"
+    _draw_line(draw, (_MARGIN, _MARGIN + _TITLE - 10), title, _TITLE, _INK, size[0] - 2 * _MARGIN)
+    _draw_line(draw, (_MARGIN, _MARGIN + _TITLE + _TEXT + 4), subtitle, _TEXT, _SOFT, size[0] - 2 * _MARGIN)
+    base, most = top + side, max(*pixels, 1)
+    floor = base + low + 36
+    for tick in range(0, 11, 2):
+        x, y = left + side * tick // 10, base - side * tick // 10
+        draw.line((left, y, left + side, y), fill=_FAINT)
+        draw.text((left - 12, y), f"{tick / 10:.1f}", font=_font(_SMALL), fill=_SOFT, anchor="rm")
+        draw.text((x, floor + 10), f"{tick / 10:.1f}", font=_font(_SMALL), fill=_SOFT, anchor="ma")
+    for at, (count, share) in enumerate(zip(pixels, accuracy, strict=True)):
+        first, last = left + side * at // len(pixels) + 1, left + side * (at + 1) // len(pixels) - 1
+        if count:
+            draw.rectangle((first, base - round(side * share), last, base), fill=_RIGHT)
+            draw.rectangle((first, floor - max(1, round(low * count / most)), last, floor), fill=_SOFT)
+    draw.line((left, base, left + side, top), fill=_WRONG, width=3)
+    draw.line((left, base, left + side, base), fill=_INK)
+    draw.line((left, floor, left + side, floor), fill=_INK)
+    said = "Accuracy of the pixels of each confidence; on the line it is as stated"
+    draw.text((left, top - 12), said, font=_font(_SMALL), fill=_INK, anchor="ls")
+    draw.text((left + 14, base + 20), f"Pixels, at most {_pixels_text(most)} in a bar", font=_font(_SMALL), fill=_INK)
+    draw.text((left + side // 2, floor + 38), "Confidence", font=_font(_TEXT), fill=_INK, anchor="ma")
+    _save(canvas, Path(path), {"Software": f"geoseg {__version__}", "Title": "Reliability diagram", "Description": subtitle})
+
+
+def _shade(share: float, colour: str) -> tuple[int, int, int]:
+    """From paper to a colour."""
+    full = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    red, green, blue = (round(255 + (part - 255) * share**0.7) for part in full)
+    return red, green, blue
 
 
 def _is_wide(shape: tuple[int, int]) -> bool:

@@ -53,6 +53,7 @@ _PIECE = 64 * 2**20
 _SAMPLE = 1024
 _CELLS = 32
 _FEW = 1000
+_SHIFT_PX = 0.01  # grids that lie closer are one
 
 _quiet = threading.Lock()
 
@@ -561,6 +562,24 @@ def explained(path: str, what: str, kind: type[SceneError]) -> Iterator[None]:
         told = error.__cause__ if "previous exception" in str(error) and error.__cause__ else error
         cause = printable(str(told)).removeprefix(Path(path).name).lstrip(",: ")
         raise kind(f"{path}: {what} ({cause[:300]})") from error
+
+
+def misfit(scene: Scene, other: Scene) -> str | None:
+    """What the grid of ``other`` has that ``scene``'s has not, to be said after "has"; None if they are one to a hundredth of a pixel."""
+    if other.shape != scene.shape:
+        return "{} x {} pixels, not {} x {}".format(*other.shape, *scene.shape)
+    if other.grid.crs != scene.grid.crs:
+        return "the CRS {}, not {}".format(*("none" if grid.crs is None else grid.crs.proj.name for grid in (other.grid, scene.grid)))
+    height, width = scene.shape
+    corners = np.array([[0, width, 0, width], [0, 0, height, height]], np.float64)
+    shift = float(np.abs(_moved(~scene.grid.affine, _moved(other.grid.affine, corners)) - corners).max())
+    return None if shift <= _SHIFT_PX else f"another place, {shift:.3g} pixels away"
+
+
+def _moved(transform: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points (2, n), x before y, after a transform."""
+    a, b, c, d, e, f = transform[:6]
+    return np.stack([a * points[0] + b * points[1] + c, d * points[0] + e * points[1] + f])
 
 
 def _place(window: Window) -> rasterio.windows.Window:

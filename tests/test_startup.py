@@ -15,6 +15,7 @@ PACKAGE = ROOT / "geoseg"
 LIGHT = (
     *("errors", "window", "legend", "card", "deepness", "tiling", "blend", "policy", "cog", "report", "manifest", "scene"),
     *("polygons", "features", "geopackage", "vectors", "classes"),
+    *("confusion", "boundaries", "matching", "outlines", "references", "scores"),
 )
 LARGE_BYTES = 500_000
 MAY_BE_LARGE = re.compile(r"demo/\w+\.tif|geoseg/models/[\w-]+/model\.safetensors")

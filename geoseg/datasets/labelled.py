@@ -109,6 +109,27 @@ class LabelledSet:
         return tuple(self.images[name] for name in names)
 
 
+def read_codes(path: Path, legend: Legend) -> dict[int, npt.NDArray[np.bool_]]:
+    """The classes (K,) that each code of a table ``codes`` allows, in the legend's order.
+
+    Args:
+        path: a YAML file with the key ``codes``, such as a ``set.yaml``.
+        legend: the classes.
+
+    Raises:
+        OptionsError: if there is no such table, a code is not a number from 0 to 255, or a class is not in the legend.
+    """
+    codes: Any = read_table(path).get("codes")
+    entries = codes.values() if isinstance(codes, dict) else [None]
+    if not all(isinstance(entry, dict) and isinstance(entry.get("allowed"), list) for entry in entries):
+        raise OptionsError(f"{path}: has no table 'codes' whose entries have a list 'allowed' of class names, as a labelled set has it")
+    strange = next((code for code in codes if not (isinstance(code, int) and 0 <= code <= 255)), None)
+    if strange is not None:
+        raise OptionsError(f"{path}: code {strange!r} is no number from 0 to 255; give label codes as numbers")
+    allowed = _allowed(codes, legend, path)
+    return {code: allowed[code] for code in sorted(codes)}
+
+
 def _decode(path: Path, mode: str) -> Image.Image:
     try:
         with Image.open(path) as file:

@@ -15,19 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg import __version__, vectors
-from geoseg.classes import ClassRaster, rows_of
+from geoseg.classes import ClassRaster, confidence_bytes, rows_of
 from geoseg.errors import OptionsError, OutputError, SceneError
 from geoseg.features import Features
 from geoseg.legend import ISPRS, Legend
-from geoseg.polygons import Faces, Shaping, on_map, polygonize
+from geoseg.polygons import Faces, Shaping, polygonize
 from geoseg.polygons.arcs import Block
 from geoseg.polygons.measure import zonal_means
-from geoseg.scene import Policy, Scene
+from geoseg.scene import Policy, Scene, misfit
 from geoseg.window import Window
-
-_UNKNOWN = 255  # confidence
-_TOP = 254  # confidence 1
-_SHIFT_PX = 0.01  # grids that lie closer are one
 
 
 def vectorize(
@@ -144,17 +140,9 @@ def _beside(scene: Scene, path: str | Path, policy: Policy | None, *, first_band
         SceneError: if it does not.
     """
     other = Scene.describe(path, indexes=(1,) if first_band else None, policy=policy)
-    if other.shape != scene.shape:
-        seen = "{} x {} pixels, not {} x {}".format(*other.shape, *scene.shape)
-    elif other.grid.crs != scene.grid.crs:
-        seen = "the CRS {}, not {}".format(*("none" if grid.crs is None else grid.crs.proj.name for grid in (other.grid, scene.grid)))
-    else:
-        height, width = scene.shape
-        corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
-        found = on_map(~scene.grid.affine, on_map(other.grid.affine, corners))
-        if np.abs(found - corners).max() <= _SHIFT_PX:
-            return other
-        seen = f"another place, {np.abs(found - corners).max():.3g} pixels away"
+    seen = misfit(scene, other)
+    if seen is None:
+        return other
     raise SceneError(f"{other.path}: has {seen}, as {scene.path} has; bring it to the same grid with gdalwarp -t_srs, -te and -ts")
 
 
@@ -163,25 +151,7 @@ def _blocks(source: ClassRaster, certainty: Scene | None, windows: Iterable[Wind
     with ExitStack() as stack:
         reader = None if certainty is None else stack.enter_context(certainty.reader())
         for window, classes in source.read(windows):
-            yield window, classes, None if reader is None or certainty is None else _as_bytes(*reader.read(window), certainty)
-
-
-def _as_bytes(pixels: NDArray[Any], valid: NDArray[np.bool_], scene: Scene) -> NDArray[np.uint8]:
-    """Confidence (1, h, w) as geoseg writes it: (h, w) uint8, 254 = 1.0, 255 = unknown.
-
-    Raises:
-        SceneError: if it is no confidence.
-    """
-    values = pixels[0]
-    if values.dtype == np.uint8:
-        return np.where(valid, values, np.uint8(_UNKNOWN))
-    known = values[valid]
-    if values.dtype.kind != "f" or (known.size and not (known.min() >= 0 and known.max() <= 1)):
-        seen = f"{values.dtype} from {known.min():g} to {known.max():g}" if known.size else str(values.dtype)
-        raise SceneError(f"{scene.path}: holds {seen}, expected confidence: floats from 0 to 1, or bytes with 254 = 1.0 and 255 = unknown")
-    confidence = np.full(values.shape, _UNKNOWN, np.uint8)
-    confidence[valid] = np.rint(_TOP * known)
-    return confidence
+            yield window, classes, None if reader is None or certainty is None else confidence_bytes(*reader.read(window), certainty)
 
 
 def _zonal(faces: Faces, scene: Scene, watch: Callable[[str, int, int], None]) -> Mapping[str, NDArray[np.float64]]:

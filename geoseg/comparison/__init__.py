@@ -1,0 +1,1 @@
+"""A map beside what is true, counted."""
