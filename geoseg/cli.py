@@ -128,6 +128,7 @@ Report = Annotated[
         "--report", help="Dask's page on what each worker did when; it needs bokeh, and its reader the network.", metavar="FILE.html"
     ),
 ]
+Crf = Annotated[bool, typer.Option("--crf", help="Sharpen the classes along image edges: DeepLab's fully connected CRF.")]
 SingleLayer = Annotated[bool, typer.Option("--single-layer", help="All classes in one layer of the GeoPackage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -188,6 +189,7 @@ def predict(
     overlap: Overlap = None,
     taper: Annotated[Taper, typer.Option(help="Weights of a tile's pixels.")] = Taper.flat,
     tta: Annotated[Augmentation, typer.Option(help="Test-time augmentation.")] = Augmentation.none,
+    crf: Crf = False,
     precision: Annotated[Precision, typer.Option(help="auto is bf16 where the hardware multiplies it fast.")] = Precision.auto,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     batch: Annotated[int | None, typer.Option(help="Most tiles of a forward pass. Default: what fits.", min=1)] = None,
@@ -220,10 +222,11 @@ def predict(
 
     A killed run goes on when the same command is given again.
     """
+    from geoseg.crf import DenseCRF
     from geoseg.engine import Options
     from geoseg.verbs.predict import predict as verb
 
-    options = Options(tile, overlap, taper.value, tta.value, precision.value, scores)
+    options = Options(tile, overlap, taper.value, tta.value, precision.value, scores, DenseCRF() if crf else None)
     with Watcher(silent=quiet or as_json) as watch:
         manifest = verb(
             scene,
@@ -340,6 +343,7 @@ def batch(
     overlap: Overlap = None,
     taper: Annotated[Taper, typer.Option(help="Weights of a tile's pixels.")] = Taper.flat,
     tta: Annotated[Augmentation, typer.Option(help="Test-time augmentation.")] = Augmentation.none,
+    crf: Crf = False,
     precision: Annotated[Precision, typer.Option(help="auto is bf16 where the hardware multiplies it fast.")] = Precision.auto,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence as a COG.")] = False,
@@ -373,12 +377,13 @@ def batch(
         return
     if asset is not None and listed is None:
         raise typer.BadParameter("--asset: is about STAC items; give their file with --manifest")
+    from geoseg.crf import DenseCRF
     from geoseg.engine import Options
 
     settings = verbs.Settings(
         model=model,
         bands=_integers(bands),
-        options=Options(tile, overlap, taper.value, tta.value, precision.value),
+        options=Options(tile, overlap, taper.value, tta.value, precision.value, crf=DenseCRF() if crf else None),
         device=device,
         confidence=confidence,
         vectors=polygons,
