@@ -1,0 +1,45 @@
+"""Networks of segmentation-models-pytorch, for inputs of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+_STRIDES = {"PAN": 8}  # the least an input must measure: its feature pyramid attention halves the last map three times
+
+
+class AnySize(nn.Module):
+    """Fills up height and width with zeros, right and below, to multiples of the stride, and crops the answer.
+
+    Zeros are what convolutions see outside, too. An input whose sides are multiples of the stride goes in as it is.
+    """
+
+    stride: int
+    strides = 1
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (N, K, H, W) of scaled pixels (N, B, H, W)."""
+        height, width = pixels.shape[-2:]
+        right, below = (max(-length % self.stride, self.strides * self.stride - length) for length in (width, height))
+        if not right and not below:
+            return self._inner(pixels)
+        return self._inner(functional.pad(pixels, (0, right, 0, below)))[..., :height, :width]
+
+    def _inner(self, pixels: Tensor) -> Tensor:
+        answer: Tensor = super().forward(pixels)  # of the class of the library, which comes next in the order of resolution
+        return answer
+
+
+@cache
+def of_any_size(maker: Callable[..., nn.Module]) -> Callable[..., Any]:
+    """The same class of the library for inputs of any size; names of parameters stay.
+
+    Args:
+        maker: e.g. ``segmentation_models_pytorch.Unet``.
+    """
+    name = maker.__name__
+    return type(name, (AnySize, maker), {"strides": _STRIDES.get(name, 1), "__doc__": maker.__doc__})
