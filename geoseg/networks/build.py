@@ -70,10 +70,12 @@ def build(architecture: str, bands: int, classes: int, **options: Any) -> nn.Mod
 
 def _of_library(found: Architecture, bands: int, classes: int, options: dict[str, Any]) -> nn.Module:
     extra = _PATCH_DEFAULTS if found.name == "dpt" else {}
-    network = of_any_size(found.maker)(encoder_weights=None, in_channels=bands, classes=classes, **extra, **options)
-    _answer_in_float32(cast(Any, network.segmentation_head))
-    network.stride = cast(Any, network.encoder).output_stride
-    return network
+    network: Any = of_any_size(cast(type[nn.Module], found.maker))(
+        encoder_weights=None, in_channels=bands, classes=classes, **extra, **options
+    )
+    _answer_in_float32(network.segmentation_head)
+    network.stride = network.encoder.output_stride
+    return cast(nn.Module, network)
 
 
 def _answer_in_float32(head: Any) -> None:

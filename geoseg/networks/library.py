@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,7 +33,7 @@ class AnySize(nn.Module):
 
 
 @cache
-def of_any_size(maker: Callable[..., nn.Module]) -> Callable[..., Any]:
+def of_any_size(maker: type[nn.Module]) -> type[nn.Module]:
     """The same class of the library for inputs of any size; names of parameters stay.
 
     Args:
