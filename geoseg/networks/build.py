@@ -70,9 +70,7 @@ def build(architecture: str, bands: int, classes: int, **options: Any) -> nn.Mod
 
 def _of_library(found: Architecture, bands: int, classes: int, options: dict[str, Any]) -> nn.Module:
     extra = _PATCH_DEFAULTS if found.name == "dpt" else {}
-    network: Any = of_any_size(cast(type[nn.Module], found.maker))(
-        encoder_weights=None, in_channels=bands, classes=classes, **extra, **options
-    )
+    network: Any = of_any_size(cast(Any, found.maker))(encoder_weights=None, in_channels=bands, classes=classes, **extra, **options)
     _answer_in_float32(network.segmentation_head)
     network.stride = network.encoder.output_stride
     return cast(nn.Module, network)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,7 +30,6 @@ class AnySize(nn.Module):
         return answer
 
 
-@cache
 def of_any_size(maker: type[nn.Module]) -> type[nn.Module]:
     """The same class of the library for inputs of any size; names of parameters stay.
 
