@@ -10,7 +10,12 @@ from typing import Any, Literal
 import segmentation_models_pytorch as smp
 from torch import nn
 
+from geoseg.networks.deeplab import DeepLabV1, DeepLabV2
+from geoseg.networks.dilated import Dilated
 from geoseg.networks.fcn import FCNResNet50
+from geoseg.networks.fcn_vgg import FCN8s, FCN16s, FCN32s
+from geoseg.networks.segnet import SegNet
+from geoseg.networks.unet import UNetOriginal
 
 Kind = Literal["geoseg", "smp", "torchvision"]
 
@@ -48,14 +53,33 @@ class Architecture:
         return {name: parameter.default for name, parameter in parameters.items() if name not in _GIVEN}
 
 
-_FCN = (
-    "Long, Shelhamer, Darrell",
+_FCN = ("Long, Shelhamer, Darrell", 2015, "Fully Convolutional Networks for Semantic Segmentation", "arXiv:1411.4038")
+_UNET = (
+    "Ronneberger, Fischer, Brox",
     2015,
-    "Fully Convolutional Networks for Semantic Segmentation",
-    "arXiv:1411.4038",
+    "U-Net: Convolutional Networks for Biomedical Image Segmentation",
+    "arXiv:1505.04597",
 )
 
 _ALL = (
+    Architecture(
+        "deeplabv1",
+        "DeepLab-LargeFOV",
+        DeepLabV1,
+        "Chen, Papandreou, Kokkinos, Murphy, Yuille",
+        2015,
+        "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs",
+        "arXiv:1412.7062",
+    ),
+    Architecture(
+        "deeplabv2",
+        "DeepLabv2 (ASPP)",
+        DeepLabV2,
+        "Chen, Papandreou, Kokkinos, Murphy, Yuille",
+        2018,
+        "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and Fully Connected CRFs",
+        "arXiv:1606.00915",
+    ),
     Architecture(
         "deeplabv3",
         "DeepLabv3",
@@ -77,6 +101,15 @@ _ALL = (
         "smp",
     ),
     Architecture(
+        "dilated",
+        "Dilation8",
+        Dilated,
+        "Yu, Koltun",
+        2016,
+        "Multi-Scale Context Aggregation by Dilated Convolutions",
+        "arXiv:1511.07122",
+    ),
+    Architecture(
         "dpt",
         "DPT",
         smp.DPT,
@@ -86,6 +119,9 @@ _ALL = (
         "arXiv:2103.13413",
         "smp",
     ),
+    Architecture("fcn16s", "FCN-16s", FCN16s, *_FCN),
+    Architecture("fcn32s", "FCN-32s", FCN32s, *_FCN),
+    Architecture("fcn8s", "FCN-8s", FCN8s, *_FCN),
     Architecture("fcn_resnet50", "FCN, dilated ResNet-50", FCNResNet50, *_FCN, "torchvision"),
     Architecture(
         "fpn",
@@ -148,15 +184,16 @@ _ALL = (
         "smp",
     ),
     Architecture(
-        "unet",
-        "U-Net with an encoder",
-        smp.Unet,
-        "Ronneberger, Fischer, Brox",
-        2015,
-        "U-Net: Convolutional Networks for Biomedical Image Segmentation",
-        "arXiv:1505.04597",
-        "smp",
+        "segnet",
+        "SegNet",
+        SegNet,
+        "Badrinarayanan, Kendall, Cipolla",
+        2017,
+        "SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation",
+        "arXiv:1511.00561",
     ),
+    Architecture("unet", "U-Net with an encoder", smp.Unet, *_UNET, "smp"),
+    Architecture("unet_original", "U-Net", UNetOriginal, *_UNET),
     Architecture(
         "unetplusplus",
         "UNet++",
