@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +33,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The models that can be used by name.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
+networks_app = typer.Typer(help="The architectures that can be trained.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(networks_app, name="networks")
 
 
 class Taper(StrEnum):
@@ -481,6 +485,63 @@ def models_show(name: Annotated[str, typer.Argument(help="Name of a model, or it
     from geoseg.models import locate
 
     typer.echo(ModelCard.read(locate(name))[0].to_json(), nl=False)
+
+
+@networks_app.command("list")
+def networks_list(as_json: AsJson = False) -> None:
+    """List the architectures, the oldest first, with their papers and how large they are."""
+    from geoseg.verbs.networks import networks
+
+    found = networks()
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    rows = [("network", "year", "parameters", "GFLOP/Mpx", "stride", "reach", "paper"), *map(_network_row, found)]
+    for name, year, *numbers, paper in rows:
+        counts = "".join(f"{text:>{size}}" for text, size in zip(numbers, (12, 11, 8, 7), strict=True))
+        line = f"{name:<{max(len(row[0]) for row in rows)}}  {year}{counts}  {paper}"
+        typer.echo(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
+    typer.echo(
+        "\nWith default options, 3 bands and 21 classes. GFLOP/Mpx: for 10⁶ pixels, in tiles of 512 x 512.\n"
+        "Reach: how far a network looks, in pixels; ∞ where an answer depends on the whole tile.\n"
+        "More on each: geoseg networks show NETWORK"
+    )
+
+
+def _network_row(facts: dict[str, Any]) -> tuple[str, ...]:
+    return (facts["name"], str(facts["year"]), *_network_numbers(facts), facts["paper"])
+
+
+def _network_numbers(facts: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Parameters, operations, stride and reach as people read them."""
+    reach = "∞" if facts["reach"] is None else str(facts["reach"])
+    return f"{facts['parameters'] / 1e6:.1f} M", f"{facts['gflop_per_mpx']:,.0f}", str(facts["stride"]), reach
+
+
+@networks_app.command("show")
+def networks_show(
+    name: Annotated[str, typer.Argument(help="Name of an architecture, see `geoseg networks list`.", metavar="NETWORK")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what an architecture is, which paper it follows, and what its options are."""
+    from geoseg.verbs.networks import described
+
+    facts = described(name)
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
+        return
+    size = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    parameters, operations, stride, reach = _network_numbers(facts)
+    typer.echo(f"{facts['name']}: {facts['title']}")
+    typer.echo(textwrap.fill(f"{facts['authors']} {facts['year']}: {facts['paper']}. {facts['reference']}", size, break_on_hyphens=False))
+    typer.echo(f"{parameters} parameters, {operations} GFLOP/Mpx, stride {stride}, reach {reach}")
+    for paragraph in facts["about"]:
+        typer.echo(f"\n{textwrap.fill(paragraph, size)}")
+    typer.echo("\nOptions:" if facts["options"] else "\nNo options.")
+    for option, words in facts["options"].items():
+        text = f"{words['about']} [default: {words['default']}]".strip()
+        typer.echo(textwrap.fill(f"{option:<18} {text}", size, initial_indent="  ", subsequent_indent=" " * 21, break_on_hyphens=False))
 
 
 def _policy(allow_vrt: bool, sidecars: bool, max_pixels: float | None) -> Any:
