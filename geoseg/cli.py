@@ -448,11 +448,17 @@ def train(
     config: Annotated[Path, typer.Argument(help="Training recipe.", metavar="CONFIG.yaml")],
     out: Annotated[Path, typer.Option(help="Folder of the model that is made.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets. Default: the recipe's.")] = None,
+    encoder_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Pretrained encoder: a .pth or .safetensors file, or e.g. imagenet, from a hub.", metavar="PATH", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Train a model that `predict` takes unchanged."""
     from geoseg.verbs.train import train as verb
 
-    verb(config, out=out, data=data)
+    verb(config, out=out, data=data, encoder_weights=encoder_weights)
 
 
 @models_app.command("list")

@@ -11,9 +11,13 @@ import segmentation_models_pytorch as smp
 from torch import nn
 
 from geoseg.networks.deeplab import DeepLabV1, DeepLabV2
+from geoseg.networks.deeplabv3 import DeepLabV3ResNet50, DeepLabV3ResNet101
 from geoseg.networks.dilated import Dilated
-from geoseg.networks.fcn import FCNResNet50
+from geoseg.networks.fcn import FCNResNet50, FCNResNet50Skip, FCNResNet101
 from geoseg.networks.fcn_vgg import FCN8s, FCN16s, FCN32s
+from geoseg.networks.gcn import GCN
+from geoseg.networks.pspnet import PSPNet
+from geoseg.networks.refinenet import RefineNet
 from geoseg.networks.segnet import SegNet
 from geoseg.networks.unet import UNetOriginal
 
@@ -60,6 +64,12 @@ _UNET = (
     "U-Net: Convolutional Networks for Biomedical Image Segmentation",
     "arXiv:1505.04597",
 )
+_DEEPLABV3 = (
+    "Chen, Papandreou, Schroff, Adam",
+    2017,
+    "Rethinking Atrous Convolution for Semantic Image Segmentation",
+    "arXiv:1706.05587",
+)
 
 _ALL = (
     Architecture(
@@ -80,16 +90,9 @@ _ALL = (
         "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and Fully Connected CRFs",
         "arXiv:1606.00915",
     ),
-    Architecture(
-        "deeplabv3",
-        "DeepLabv3",
-        smp.DeepLabV3,
-        "Chen, Papandreou, Schroff, Adam",
-        2017,
-        "Rethinking Atrous Convolution for Semantic Image Segmentation",
-        "arXiv:1706.05587",
-        "smp",
-    ),
+    Architecture("deeplabv3", "DeepLabv3", smp.DeepLabV3, *_DEEPLABV3, "smp"),
+    Architecture("deeplabv3_resnet101", "DeepLabv3, ResNet-101", DeepLabV3ResNet101, *_DEEPLABV3, "torchvision"),
+    Architecture("deeplabv3_resnet50", "DeepLabv3, ResNet-50", DeepLabV3ResNet50, *_DEEPLABV3, "torchvision"),
     Architecture(
         "deeplabv3plus",
         "DeepLabv3+",
@@ -122,7 +125,9 @@ _ALL = (
     Architecture("fcn16s", "FCN-16s", FCN16s, *_FCN),
     Architecture("fcn32s", "FCN-32s", FCN32s, *_FCN),
     Architecture("fcn8s", "FCN-8s", FCN8s, *_FCN),
+    Architecture("fcn_resnet101", "FCN, dilated ResNet-101", FCNResNet101, *_FCN, "torchvision"),
     Architecture("fcn_resnet50", "FCN, dilated ResNet-50", FCNResNet50, *_FCN, "torchvision"),
+    Architecture("fcn_resnet50_skip", "FCN, ResNet-50 with skips", FCNResNet50Skip, *_FCN),
     Architecture(
         "fpn",
         "Semantic FPN",
@@ -132,6 +137,15 @@ _ALL = (
         "Panoptic Feature Pyramid Networks",
         "arXiv:1901.02446",
         "smp",
+    ),
+    Architecture(
+        "gcn",
+        "GCN",
+        GCN,
+        "Peng, Zhang, Yu, Luo, Sun",
+        2017,
+        "Large Kernel Matters: Improve Semantic Segmentation by Global Convolutional Network",
+        "arXiv:1703.02719",
     ),
     Architecture(
         "linknet",
@@ -166,12 +180,21 @@ _ALL = (
     Architecture(
         "pspnet",
         "PSPNet",
-        smp.PSPNet,
+        PSPNet,
         "Zhao, Shi, Qi, Wang, Jia",
         2017,
         "Pyramid Scene Parsing Network",
         "arXiv:1612.01105",
         "smp",
+    ),
+    Architecture(
+        "refinenet",
+        "RefineNet",
+        RefineNet,
+        "Lin, Milan, Shen, Reid",
+        2017,
+        "RefineNet: Multi-Path Refinement Networks for High-Resolution Semantic Segmentation",
+        "arXiv:1611.06612",
     ),
     Architecture(
         "segformer",
