@@ -166,7 +166,7 @@ def _fitting(own: State, theirs: State, bands: int, where: str) -> dict[str, Ten
     found = {key: theirs[_joined(key)] for key in own if _joined(key) in theirs}
     stem = next(key for key, value in own.items() if value.ndim == 4)
     if found[stem].ndim == 4 and found[stem].shape[1] != bands == own[stem].shape[1]:
-        found[stem] = adapted(found[stem], bands)
+        found[stem] = adapted(found[stem].to(own[stem].dtype), bands)
     odd = [key for key, value in found.items() if value.shape != own[key].shape]
     if odd:
         shapes = f"{odd[0]} is {tuple(found[odd[0]].shape)}, expected {tuple(own[odd[0]].shape)}"
