@@ -41,6 +41,8 @@ BANDS, CLASSES = 4, 5
 SMALL: dict[str, dict[str, Any]] = {
     "deeplabv1": {"width": 1 / 32},
     "deeplabv2": {"width": 1 / 32},
+    "deeplabv3_resnet101": {"width": 1 / 16},
+    "deeplabv3_resnet50": {"width": 1 / 16},
     "dilated": {"width": 1 / 32},
     "dpt": {
         "encoder_name": "tu-vit_tiny_patch16_224",
@@ -50,7 +52,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "fcn16s": {"width": 1 / 32},
     "fcn32s": {"width": 1 / 32},
     "fcn8s": {"width": 1 / 32},
-    "fcn_resnet50": {},
+    "fcn_resnet101": {"width": 1 / 16},
+    "fcn_resnet50": {"width": 1 / 16},
+    "fcn_resnet50_skip": {"width": 1 / 16},
+    "gcn": {"width": 1 / 16},
+    "refinenet": {"width": 1 / 16},
     "segformer": {"encoder_name": "mit_b0", "decoder_segmentation_channels": 32},
     "segnet": {"width": 1 / 32},
     "unet": {"encoder_name": "tu-resnet10t", "decoder_channels": [32, 16, 16, 8, 8]},
@@ -62,7 +68,8 @@ WIDTH_ONLY = [name for name, options in SMALL.items() if set(options) == {"width
 """Networks whose small version looks as far as the large one."""
 
 STRIDES = {
-    **dict.fromkeys(["deeplabv1", "deeplabv2", "deeplabv3", "dilated", "fcn_resnet50", "pspnet"], 8),
+    **dict.fromkeys(["deeplabv1", "deeplabv2", "deeplabv3", "deeplabv3_resnet101", "deeplabv3_resnet50", "dilated"], 8),
+    **dict.fromkeys(["fcn_resnet101", "fcn_resnet50", "pspnet"], 8),
     **dict.fromkeys(["deeplabv3plus", "dpt", "pan", "unet_original"], 16),
 }
 """Those that are not 32."""
@@ -80,7 +87,18 @@ COUNTS: dict[str, tuple[dict[str, Any], int, str]] = {
     "dilated": ({"context": "none"}, 134_346_581, "fyu/dilation, dilation8_pascal_voc_deploy.prototxt up to fc-final"),
     "deeplabv1": ({}, 20_505_429, "Chen et al. 2015, table 2: 20.5 M"),
     "deeplabv2": ({"trunk": "vgg16"}, _VGG16_CONVOLUTIONS + 4 * (20_505_429 - _VGG16_CONVOLUTIONS), "Chen et al. 2018, figure 7 (b)"),
-    "fcn_resnet50": ({"auxiliary": True}, 35_322_218, "torchvision, FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta['num_params']"),
+    **{
+        name: ({"auxiliary": True}, count, "torchvision, meta['num_params'] of the weights COCO_WITH_VOC_LABELS_V1")
+        for name, count in (
+            ("fcn_resnet50", 35_322_218),
+            ("fcn_resnet101", 54_314_346),
+            ("deeplabv3_resnet50", 42_004_074),
+            ("deeplabv3_resnet101", 60_996_202),
+        )
+    },
+    "fcn_resnet50_skip": ({}, 25_557_032 - 2_049_000 + 21 * (512 + 1024 + 2048 + 3), "torchvision's resnet50 without fc, and the scores"),
+    "refinenet": ({"pooling_blocks": 4}, 118_052_437, "DrSleep/refinenet-pytorch, rf101; 118 M in Nekrasov et al. 2018, table 1"),
+    "gcn": ({}, 60_723_364, "torchvision's resnet152 without fc, and Peng et al. 2017, figure 2, layer by layer (test_networks_resnet.py)"),
 }
 """Options, number of parameters with 3 bands and 21 classes unless the options say otherwise, and where the number is from."""
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import ResNet50_Weights, resnet18, resnet34, resnet50, vgg11_bn
+from torchvision.models import ResNet50_Weights, resnet18, resnet34, resnet50, vgg11_bn, vgg16
 
 from geoseg.errors import OptionsError
 from geoseg.networks import build, find
@@ -26,11 +26,15 @@ _UNET = {"encoder_depth": 3, "decoder_channels": [16, 16, 16]}
 
 
 def _state(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Its state, told apart from any other by noise."""
+    """A state of it that is told apart from any other by noise; without the largest layers of a classifier."""
     draw = torch.Generator().manual_seed(1)
-    return {
-        key: torch.rand(value.shape, generator=draw) if value.is_floating_point() else value for key, value in network.state_dict().items()
-    }
+    return {key: torch.rand(value.shape, generator=draw) for key, value in network.state_dict().items() if value.numel() < 10**7}
+
+
+def _on_meta(made: Callable[[], nn.Module]) -> nn.Module:
+    """A network without numbers, for its names and shapes."""
+    with torch.device("meta"):
+        return made()
 
 
 def _loaded(source: Path | str, bands: int = 3, name: str = "unet", **options) -> nn.Module:
@@ -153,6 +157,22 @@ def test_files_that_hold_something_else_are_refused(tmp_path: Path, monkeypatch:
     _refused(_file(tmp_path / "numbers.pth", {"epoch": 3}), "expected a state dict")
     _refused(_file(tmp_path / "trap.pth", {"conv1.weight": _Trap()}), "not a state dict")
     assert not (tmp_path / "trapped").exists()
+
+
+def test_vgg_goes_into_networks_that_make_convolutions_of_it(tmp_path: Path):
+    state = {key: torch.tensor(0.25).expand(value.shape) for key, value in _on_meta(vgg16).state_dict().items()}
+    path = _file(tmp_path / "vgg16.pth", state)
+    network = build("deeplabv1", 4, 2)
+    load_encoder(network, find("deeplabv1"), {}, 4, path)
+    assert (network.features[2].weight == 0.25).all()
+    assert (network.features[0].weight == 0.25 * 3 / 4).all()
+    assert (network.head.fc6.weight == 0.25).all()
+    with pytest.raises(
+        OptionsError, match=r"vgg16.pth: not the weights of the encoder 'torchvision/vgg16_bn' of segnet: the weights have no"
+    ):
+        load_encoder(build("segnet", 3, 2), find("segnet"), {}, 3, path)
+    with pytest.raises(OptionsError, match=r"'unet_original' has no encoder"):
+        load_encoder(build("unet_original", 3, 2, width=1 / 16), find("unet_original"), {"width": 1 / 16}, 3, path)
 
 
 def test_weights_come_from_the_cache_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -84,6 +84,8 @@ class DeepLabV1(_DeepLab):
         dropout: share of fc6 and fc7 that is dropped in training.
     """
 
+    trunk = "vgg16"
+
     def __init__(self, bands: int, classes: int, *, width: float = 1.0, dropout: float = 0.5) -> None:
         super().__init__()
         self.features = _vgg(bands, width)

@@ -42,6 +42,7 @@ class Dilated(nn.Module):
     """
 
     stride = 8
+    trunk = "vgg16"
 
     def __init__(
         self,

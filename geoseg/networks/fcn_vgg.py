@@ -29,6 +29,7 @@ class FCN32s(nn.Module):
     """
 
     stride = 32
+    trunk = "vgg16"
 
     def __init__(self, bands: int, classes: int, *, width: float = 1.0, dropout: float = 0.5) -> None:
         super().__init__()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from geoseg.networks.logits import LogitsConv2d
 from geoseg.networks.resnet import trunk
+from geoseg.networks.upsample import BilinearUpsampling
 
 
 class GlobalConvolution(nn.Module):
@@ -54,30 +54,11 @@ class BoundaryRefinement(nn.Module):
         return scores + residual
 
 
-class Deconvolution(nn.ConvTranspose2d):
-    """Twice the height and width, at first by bilinear interpolation of each class, then as learnt; in float32.
-
-    Args:
-        classes: channels of scores and result.
-    """
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes, classes, 4, stride=2, padding=1, bias=False)
-        hat = torch.tensor([0.25, 0.75, 0.75, 0.25])
-        with torch.no_grad():
-            self.weight.copy_(torch.eye(classes)[:, :, None, None] * torch.outer(hat, hat))
-
-    def forward(self, scores: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Scores (N, K, 2 H, 2 W) of (N, K, H, W)."""
-        with torch.autocast(scores.device.type, enabled=False):
-            return super().forward(scores.float(), output_size)
-
-
 class GCN(nn.Module):
     """Scores of each stage of a ResNet by large kernels, refined, and added from coarse to fine.
 
     Peng, Zhang, Yu, Luo, Sun 2017, figure 2 (A): global convolution and boundary refinement on res-2 to res-5; scores are
-    upsampled by deconvolution, added to those of the next finer stage and refined again, up to the size of the input.
+    upsampled by deconvolution (bilinear at first), added to those of the next finer stage and refined again, up to the size of the input.
 
     Args:
         bands: of the input.
@@ -94,7 +75,7 @@ class GCN(nn.Module):
         self.backbone = trunk(depth, bands, ("layer1", "layer2", "layer3", "layer4"), width=width)
         self.gcn = nn.ModuleDict({stage: GlobalConvolution(channels, classes, size) for stage, channels in self.backbone.channels.items()})
         self.refinement = nn.ModuleDict({stage: BoundaryRefinement(classes) for stage in self.gcn})
-        self.deconvolution = nn.ModuleList(Deconvolution(classes) for _ in range(5))
+        self.deconvolution = nn.ModuleList(BilinearUpsampling(classes, 2, learned=True) for _ in range(5))
         self.fused_refinement = nn.ModuleList(BoundaryRefinement(classes) for _ in range(5))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -105,7 +86,7 @@ class GCN(nn.Module):
         sizes = [layer3.shape[-2:], layer2.shape[-2:], layer1.shape[-2:], ((height + 1) // 2, (width + 1) // 2), (height, width)]
         finer: list[Tensor | None] = [layer3, layer2, layer1, None, None]
         for up, refine, (rows, columns), added in zip(self.deconvolution, self.fused_refinement, sizes, finer, strict=True):
-            scores = up(scores)[..., :rows, :columns]
+            scores = up(scores, [rows, columns])
             scores = refine(scores if added is None else scores + added)
         answer: Tensor = scores
         return answer

@@ -17,10 +17,17 @@ _SHORTEST = 256
 KNOWN: dict[str, int | None] = {
     "deeplabv1": 225,
     "deeplabv2": 685,
+    "deeplabv3_resnet101": None,
+    "deeplabv3_resnet50": None,
     "dilated": 461,
     "fcn16s": 241,
     "fcn32s": 233,
     "fcn8s": 245,
+    "fcn_resnet101": 504,
+    "fcn_resnet50": 232,
+    "fcn_resnet50_skip": 260,
+    "gcn": 1137,
+    "refinenet": 1486,
     "segnet": 211,
     "unet_original": 107,
 }

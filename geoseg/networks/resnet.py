@@ -35,11 +35,11 @@ class Trunk(IntermediateLayerGetter):  # type: ignore[misc]
     Names and shapes of its parameters are those of ``torchvision.models.resnet50`` and its kin, without ``fc``.
 
     Attributes:
-        name: of the whole network in torchvision.
+        trunk: name of the whole network in torchvision.
         channels: of each stage that is given.
     """
 
-    name: str
+    trunk: str
     channels: dict[str, int]
 
 
@@ -77,7 +77,7 @@ def trunk(
     if multi_grid is not None:
         _dilate(network.layer4, 32 // output_stride, multi_grid)
     made = Trunk(network, return_layers={stage: stage for stage in stages})
-    made.name = f"resnet{depth}"
+    made.trunk = f"resnet{depth}"
     made.channels = {stage: getattr(network, stage)[-1].conv3.out_channels for stage in stages}
     return made
 

@@ -24,6 +24,7 @@ class SegNet(nn.Module):
     """
 
     stride = 32
+    trunk = "vgg16_bn"
 
     def __init__(self, bands: int, classes: int, *, width: float = 1.0) -> None:
         super().__init__()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from geoseg.errors import CardError
+from geoseg.networks.stem import adapted
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -72,14 +72,14 @@ def load_layers(layers: nn.Module, state: Mapping[str, Tensor], *, prefix: str =
         layers: to copy to.
         state: to copy from.
         prefix: of the names there.
-        first: the weight of the first convolution, which is adapted to the number of bands as timm adapts it.
+        first: the weight of the first convolution, which is :func:`adapted <geoseg.networks.stem.adapted>` to the number of bands.
 
     Raises:
         CardError: if a tensor is missing or of another shape.
     """
     for name, own in layers.state_dict().items():
         given = taken(state, prefix + name)
-        fill(own, adapt_input_conv(own.shape[1], given) if name == first else given, prefix + name)
+        fill(own, adapted(given, own.shape[1]) if name == first else given, prefix + name)
 
 
 def load_features(layers: nn.Module, state: Mapping[str, Tensor]) -> None:

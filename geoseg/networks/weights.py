@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
-from geoseg.errors import OptionsError
+from geoseg.errors import CardError, OptionsError
 from geoseg.networks.registry import Architecture
 from geoseg.networks.stem import adapted
 from geoseg.options import nearest
@@ -51,12 +51,16 @@ def load_encoder(network: nn.Module, architecture: Architecture, options: Mappin
     Raises:
         OptionsError: if the weights cannot be read or fetched, or are not those of this encoder.
     """
-    encoder = _encoder(network, architecture)
+    loads_itself = hasattr(network, "load_trunk")
+    encoder = network if loads_itself else _encoder(network, architecture)
     name = _encoder_name(encoder, architecture, options)
     state = read_state(source) if is_file(source) else fetch_state(name, str(source))
+    where = f"{source}: not the weights of the encoder {name!r} of {architecture.name}"
+    if loads_itself:
+        _load_trunk(network, state, where)
+        return
     own = {_plain(key): value for key, value in encoder.state_dict().items()}
     theirs = _without_prefix({_joined(key): value for key, value in state.items()}, {_joined(key) for key in own})
-    where = f"{source}: not the weights of the encoder {name!r} of {architecture.name}"
     fitting = _fitting(own, theirs, bands, where)
     with torch.no_grad():
         for key, value in fitting.items():
@@ -135,7 +139,15 @@ def _encoder(network: nn.Module, architecture: Architecture) -> nn.Module:
 def _encoder_name(encoder: nn.Module, architecture: Architecture, options: Mapping[str, Any]) -> str:
     if architecture.kind == "smp":
         return str(options.get("encoder_name", architecture.options["encoder_name"]))
-    return f"torchvision/{encoder.name}"
+    return f"torchvision/{encoder.trunk}"
+
+
+def _load_trunk(network: Any, state: State, where: str) -> None:
+    """Let a network load what it makes convolutions of, fully connected layers included."""
+    try:
+        network.load_trunk(state)
+    except CardError as error:
+        raise OptionsError(f"{where}: {error}") from error
 
 
 def _plain(key: str) -> str:
