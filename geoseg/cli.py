@@ -516,7 +516,9 @@ def networks_list(as_json: AsJson = False) -> None:
 
 
 def _network_row(facts: dict[str, Any]) -> tuple[str, ...]:
-    return (facts["name"], str(facts["year"]), *_network_numbers(facts), facts["paper"])
+    first, *others = facts["authors"].split(", ")
+    authors = f"{first} et al." if len(others) > 1 else " and ".join((first, *others))
+    return (facts["name"], str(facts["year"]), *_network_numbers(facts), f"{authors}: {facts['paper']}")
 
 
 def _network_numbers(facts: dict[str, Any]) -> tuple[str, str, str, str]:
@@ -545,9 +547,11 @@ def networks_show(
     for paragraph in facts["about"]:
         typer.echo(f"\n{textwrap.fill(paragraph, size)}")
     typer.echo("\nOptions:" if facts["options"] else "\nNo options.")
+    indent = max(map(len, facts["options"]), default=0) + 4
     for option, words in facts["options"].items():
         text = f"{words['about']} [default: {words['default']}]".strip()
-        typer.echo(textwrap.fill(f"{option:<18} {text}", size, initial_indent="  ", subsequent_indent=" " * 21, break_on_hyphens=False))
+        first = f"  {option}".ljust(indent)
+        typer.echo(textwrap.fill(text, size, initial_indent=first, subsequent_indent=" " * indent, break_on_hyphens=False))
 
 
 def _policy(allow_vrt: bool, sidecars: bool, max_pixels: float | None) -> Any:

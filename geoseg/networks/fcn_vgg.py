@@ -73,7 +73,13 @@ class FCN32s(nn.Module):
 class FCN16s(FCN32s):
     """FCN-16s of Long, Shelhamer and Darrell 2015, section 4.2 and figure 3: scores of pool4 are added.
 
-    The upsampling between begins bilinear and learns. Everything else, and the arguments, are those of :class:`FCN32s`.
+    The upsampling between begins bilinear and learns. Everything else is as in FCN-32s, :class:`FCN32s`.
+
+    Args:
+        bands: of the input.
+        classes: of the output.
+        width: factor of all channel numbers of the paper.
+        dropout: share of fc6 and fc7 that is dropped in training.
     """
 
     def _add_upsampling(self, classes: int, width: float) -> None:
@@ -89,7 +95,13 @@ class FCN16s(FCN32s):
 class FCN8s(FCN32s):
     """FCN-8s of Long, Shelhamer and Darrell 2015, section 4.2 and figure 3: scores of pool4 and pool3 are added.
 
-    The upsampling between begins bilinear and learns. Everything else, and the arguments, are those of :class:`FCN32s`.
+    The upsampling between begins bilinear and learns. Everything else is as in FCN-32s, :class:`FCN32s`.
+
+    Args:
+        bands: of the input.
+        classes: of the output.
+        width: factor of all channel numbers of the paper.
+        dropout: share of fc6 and fc7 that is dropped in training.
     """
 
     def _add_upsampling(self, classes: int, width: float) -> None:

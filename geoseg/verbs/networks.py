@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from geoseg.networks.reach import KNOWN
 BANDS, CLASSES, SIDE = 3, 21, 512
 
 Facts = dict[str, Any]
+
+_BULLETS = re.compile(r"(?<=\.) [^.]*:$")  # announced at the end of a paragraph, and left out
+_BREAK = re.compile(r"\n\s*\n|\n\s*(?=\d\. |- )")
 
 
 def networks() -> list[Facts]:
@@ -41,10 +45,7 @@ def facts(name: str) -> Facts:
         CardError: if there is no such architecture.
     """
     found = find(name)
-    with torch.device("meta"):
-        network: Any = build(found.name, BANDS, CLASSES).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.empty(1, BANDS, SIDE, SIDE, device="meta"))
+    parameters, operations, stride = _counted(found.name)
     return {
         "name": found.name,
         "title": found.title,
@@ -53,9 +54,9 @@ def facts(name: str) -> Facts:
         "paper": found.paper,
         "reference": found.reference,
         "kind": found.kind,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "gflop_per_mpx": round(counter.get_total_flops() / SIDE**2 / 1e3, 1),
-        "stride": network.stride,
+        "parameters": parameters,
+        "gflop_per_mpx": round(operations / SIDE**2 / 1e3, 1),
+        "stride": stride,
         "reach": KNOWN[found.name],
     }
 
@@ -75,11 +76,23 @@ def described(name: str) -> Facts:
     found = find(name)
     text = _plain(inspect.getdoc(found.maker) or "")
     about, _, rest = text.partition("\nArgs:\n")
-    said = {key: " ".join(words.split()) for key, words in re.findall(r"^    (\w+): +(.*(?:\n {5,}.*)*)", rest, re.MULTILINE)}
+    said = {
+        key: _BULLETS.sub("", " ".join(words.split())) for key, words in re.findall(r"^    (\w+): +(.*(?:\n {5,}.*)*)", rest, re.MULTILINE)
+    }
     options = {key: {"default": default, "about": said.get(key, "")} for key, default in found.options.items()}
-    return {**facts(name), "about": [" ".join(part.split()) for part in re.split(r"\n\s*\n", about.strip())], "options": options}
+    return {**facts(name), "about": [" ".join(part.split()) for part in re.split(_BREAK, about.strip())], "options": options}
+
+
+@cache
+def _counted(name: str) -> tuple[int, int, int]:
+    """Parameters, operations for one tile, and stride; counted on shapes alone."""
+    with torch.device("meta"):
+        network: Any = build(name, BANDS, CLASSES).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, BANDS, SIDE, SIDE, device="meta"))
+    return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops(), network.stride
 
 
 def _plain(text: str) -> str:
     """A docstring without its markup."""
-    return re.sub(r"(?::\w+:)?`+([^`]*)`+_*", r"\1", text)
+    return re.sub(r"(?::\w+:)?`+([^`]*)`+_*", r"\1", text).replace("**", "")
