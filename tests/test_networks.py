@@ -485,7 +485,7 @@ def test_fully_connected_layers_become_convolutions_that_compute_the_same(name: 
         ("unet", {"encoder_name": 18}, ["unknown encoder"]),
         ("unet", {"encoder_weights": "imagenet"}, ["no option 'encoder_weights'"]),
         ("unet", {"encoder_name": "resnet18", "decoder_channels": [8]}, ["cannot be built"]),
-        ("fcn_resnet50", {"depth": 3}, ["no option 'depth'", "auxiliary"]),
+        ("fcn_resnet50", {"depth": 3}, ["no option 'depth'", "did you mean 'width'"]),
         ("unet_original", {"padding": "full"}, ["'full' is neither 'valid' nor 'same'"]),
         ("dilated", {"context": "huge"}, ["'basic' or 'large'", "'huge'"]),
         ("deeplabv2", {"trunk": "resnet50"}, ["neither 'resnet101' nor 'vgg16'"]),

@@ -100,10 +100,10 @@ def test_skips_are_scores_of_three_strides_resized_and_added():
     pixels = _pixels(1, 3, 70, 97)
     with torch.inference_mode():
         expected = torch.zeros(1, 4, 70, 97)
-        for stage, features in stages(pixels).items():
+        for stride, (stage, features) in zip((8, 16, 32), stages(pixels).items(), strict=True):
             scores = torch.einsum("nchw,kc->nkhw", features, network.score[stage].weight[..., 0, 0])
             scores += network.score[stage].bias[:, None, None]
-            expected += functional.interpolate(scores, (70, 97), mode="bilinear", align_corners=False)
+            expected += functional.interpolate(scores, scale_factor=stride, mode="bilinear")[..., :70, :97]
         torch.testing.assert_close(network(pixels), expected, rtol=1e-4, atol=1e-3)
 
 
@@ -160,12 +160,12 @@ def test_chained_pooling_sees_ever_larger_squares(blocks: int, size: int):
     torch.testing.assert_close(pooling(features), positive + sum(squares))
 
 
-def test_fusion_resizes_to_the_finest_path_and_adds():
+def test_fusion_upsamples_to_the_finer_path_and_adds():
     fusion = MultiResolutionFusion([4, 4])
     for conv in fusion.convs:
         _identity(conv)
     fine, coarse = _pixels(1, 4, 9, 13), _pixels(1, 4, 5, 7, seed=2)
-    torch.testing.assert_close(fusion([fine, coarse]), fine + functional.interpolate(coarse, (9, 13), mode="bilinear"))
+    torch.testing.assert_close(fusion([fine, coarse]), fine + functional.interpolate(coarse, scale_factor=2, mode="bilinear")[..., :9, :13])
     assert MultiResolutionFusion([8, 12])([_pixels(1, 8, 6, 6), _pixels(1, 12, 3, 3)]).shape == (1, 8, 6, 6)
 
 

@@ -28,7 +28,8 @@ _UNET = {"encoder_depth": 3, "decoder_channels": [16, 16, 16]}
 def _state(network: nn.Module) -> dict[str, torch.Tensor]:
     """A state of it that is told apart from any other by noise; without the largest layers of a classifier."""
     draw = torch.Generator().manual_seed(1)
-    return {key: torch.rand(value.shape, generator=draw) for key, value in network.state_dict().items() if value.numel() < 10**7}
+    shapes = {key: value.shape for key, value in network.state_dict().items() if value.numel() < 10**7}
+    return {key: torch.rand(shape, generator=draw) if shape else torch.tensor(7) for key, shape in shapes.items()}
 
 
 def _on_meta(made: Callable[[], nn.Module]) -> nn.Module:

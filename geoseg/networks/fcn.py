@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from geoseg.networks.logits import LogitsConv2d
-from geoseg.networks.resnet import Headed, fcn_head, resized, trunk
+from geoseg.networks.resnet import Headed, enlarged, fcn_head, trunk
 
 
 class _FCNResNet(Headed):
@@ -70,5 +70,6 @@ class FCNResNet50Skip(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, K, H, W) of scaled pixels (N, B, H, W)."""
         stages = self.backbone(pixels)
-        fine, middle, coarse = (resized(score(stages[stage]), pixels) for stage, score in self.score.items())
+        strides = {"layer2": 8, "layer3": 16, "layer4": 32}
+        fine, middle, coarse = (enlarged(score(stages[stage]), strides[stage], pixels) for stage, score in self.score.items())
         return fine + middle + coarse

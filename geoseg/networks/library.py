@@ -5,29 +5,24 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-_STRIDES = {"PAN": 8}  # the least an input must measure: its feature pyramid attention halves the last map three times
-_STEPS = {"DPT": 2}  # what an input must measure a multiple of: its coarsest level halves the map of patches
+_LEAST = {"PAN": 8}  # strides that an input must measure: its feature pyramid attention halves the last map three times
+_STEP = {"DPT": 2}  # strides of which an input must be a multiple: its coarsest map has half the resolution of the tokens
 
 
 class AnySize(nn.Module):
-    """Fills up height and width with zeros, right and below, to multiples of the stride, and crops the answer.
+    """Fills up height and width with zeros, right and below, to what the network can take, and crops the answer.
 
-    Zeros are what convolutions see outside, too. An input that the library takes goes in as it is.
-
-    Attributes:
-        stride: of the network.
-        strides: the least an input must measure, in strides.
-        steps: what an input must measure a multiple of, in strides.
+    Zeros are what convolutions see outside, too. An input whose sides are large enough multiples of the stride goes in as it is.
     """
 
     stride: int
-    strides = 1
-    steps = 1
+    least = 1
+    step = 1
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, K, H, W) of scaled pixels (N, B, H, W)."""
         height, width = pixels.shape[-2:]
-        step, least = self.steps * self.stride, self.strides * self.stride
+        step, least = self.step * self.stride, self.least * self.stride
         right, below = (max(-length % step, least - length) for length in (width, height))
         if not right and not below:
             return self._inner(pixels)
@@ -45,5 +40,4 @@ def of_any_size(maker: type[nn.Module]) -> type[nn.Module]:
         maker: e.g. ``segmentation_models_pytorch.Unet``.
     """
     name = maker.__name__
-    facts = {"strides": _STRIDES.get(name, 1), "steps": _STEPS.get(name, 1), "__doc__": maker.__doc__}
-    return type(name, (AnySize, maker), facts)
+    return type(name, (AnySize, maker), {"least": _LEAST.get(name, 1), "step": _STEP.get(name, 1), "__doc__": maker.__doc__})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from geoseg.networks.logits import LogitsConv2d
-from geoseg.networks.resnet import resized, trunk
+from geoseg.networks.resnet import enlarged, trunk
 
 
 class ResidualConvUnit(nn.Module):
@@ -29,10 +29,10 @@ class ResidualConvUnit(nn.Module):
 
 
 class MultiResolutionFusion(nn.Module):
-    """3x3 convolutions to the fewest channels of all paths, resizing to the finest path, and the sum (figure 3 (c)).
+    """3x3 convolutions to the fewest channels of both paths, upsampling to the finer one, and the sum (figure 3 (c)).
 
     Args:
-        channels: of each path, the finest first.
+        channels: of the path, and of the one of half its resolution.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -40,11 +40,9 @@ class MultiResolutionFusion(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(each, min(channels), 3, padding=1, bias=False) for each in channels)
 
     def forward(self, paths: Sequence[Tensor]) -> Tensor:
-        """One map of the finest path's size."""
-        adapted = [conv(path) for conv, path in zip(self.convs, paths, strict=True)]
-        fused: Tensor = adapted[0]
-        for each in adapted[1:]:
-            fused = fused + resized(each, fused)
+        """One map of the finer path's size."""
+        fine, coarse = (conv(path) for conv, path in zip(self.convs, paths, strict=True))
+        fused: Tensor = fine + enlarged(coarse, 2, fine)
         return fused
 
 
@@ -74,7 +72,7 @@ class RefineNetBlock(nn.Module):
     """Residual conv units on each path, fusion, chained residual pooling, and one more unit (figure 3 (a)).
 
     Args:
-        channels: of each path, the finest first; the output has the fewest of them.
+        channels: of the path, and, where there is one, of that of half its resolution; the output has the fewer of them.
         pooling_blocks: of the chained residual pooling.
     """
 
@@ -86,7 +84,7 @@ class RefineNetBlock(nn.Module):
         self.output = ResidualConvUnit(min(channels))
 
     def forward(self, paths: Sequence[Tensor]) -> Tensor:
-        """One map of the finest path's size."""
+        """One map of the first path's size."""
         adapted = [adapt(path) for adapt, path in zip(self.adapt, paths, strict=True)]
         fused = adapted[0] if self.fusion is None else self.fusion(adapted)
         refined: Tensor = self.output(self.pooling(fused))
@@ -132,4 +130,4 @@ class RefineNet(nn.Module):
         refined = self.refinenet4([path4])
         for block, path in ((self.refinenet3, path3), (self.refinenet2, path2), (self.refinenet1, path1)):
             refined = block([path, refined])
-        return resized(self.classifier(self.output(refined)), pixels)
+        return enlarged(self.classifier(self.output(refined)), 4, pixels)

@@ -127,6 +127,15 @@ def resized(features: Tensor, like: Tensor) -> Tensor:
     return functional.interpolate(features, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def enlarged(features: Tensor, factor: int, like: Tensor) -> Tensor:
+    """Features (N, C, h, w), enlarged bilinearly and cropped, right and below, to the height and width of another map.
+
+    By the factor itself, not to the other's size: so that an image moved by the stride has the same answer, moved, whatever its size.
+    """
+    grown = functional.interpolate(features, scale_factor=factor, mode="bilinear", align_corners=False)
+    return grown[..., : like.shape[-2], : like.shape[-1]]
+
+
 def fcn_head(channels: int, classes: int) -> FCNHead:
     """Torchvision's head: 3x3 convolution to a quarter of the channels, batch norm, ReLU, dropout, scores."""
     head = FCNHead(channels, classes)
