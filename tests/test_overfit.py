@@ -21,8 +21,8 @@ SIDE, CLASSES, AIM = 128, 3, 0.95
 
 # Options that make the network small and keep it from forgetting on purpose, pixels a side of the cells of its labels, and steps
 BY_HEART: dict[str, tuple[dict[str, Any], int, int]] = {
-    "deeplabv1": ({"width": 1 / 8, "dropout": 0.0}, 8, 300),
-    "deeplabv2": ({"width": 1 / 8}, 8, 300),
+    "deeplabv1": ({"width": 1 / 8, "dropout": 0.0}, 16, 300),
+    "deeplabv2": ({"width": 1 / 8}, 16, 300),
     "dilated": ({"width": 1 / 8, "dropout": 0.0, "padding": "same", "context": "basic"}, 8, 300),
     "fcn16s": ({"width": 1 / 8, "dropout": 0.0}, 16, 300),
     "fcn32s": ({"width": 1 / 8, "dropout": 0.0}, 32, 300),
