@@ -210,14 +210,14 @@ def test_the_reach_of_every_architecture_is_known() -> None:
     assert tuple(sorted(KNOWN)) == names()
 
 
-@pytest.mark.parametrize("name", [name for name in WIDTH_ONLY if name != "deeplabv2"])
+@pytest.mark.parametrize("name", ["deeplabv1", "fcn16s", "fcn32s", "fcn8s", "fcn_resnet50_skip", "segnet", "unet_original"])
 def test_the_known_reach_is_asked_again(name: str) -> None:
     assert reach(network(name), BANDS) == KNOWN[name]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["deeplabv2", *(name for name in names() if name not in WIDTH_ONLY)])
-def test_the_known_reach_of_large_networks_is_asked_again(name: str) -> None:
+@pytest.mark.parametrize("name", names())
+def test_the_known_reach_of_all_networks_is_asked_again(name: str) -> None:
     options = small(name) if name in WIDTH_ONLY else {}
     assert reach(build(name, 3, 2, **options).eval(), 3) == KNOWN[name]
 
