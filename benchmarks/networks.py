@@ -55,7 +55,7 @@ def predict(task: dict[str, Any]) -> dict[str, Any]:
     return {
         "mpx_per_s": round(task["side"] ** 2 / 1e6 / manifest["seconds"]["predict"], 4),
         "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9 if gpu else peak_gb(), 2),
-        "precision": manifest["facts"]["precision"],
+        "precision": manifest["facts"]["options"]["precision"],
     }
 
 
