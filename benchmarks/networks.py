@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.common import child, hardware, make_model, make_scene, parse, peak_gb, tell, workplace
 
 SIDE, TILE, OVERLAP = 768, 512, 128
-QUICK = ("linknet", "pspnet", "unet")
+QUICK = ("linknet", "pspnet")
 DOCUMENT = Path(__file__).parents[1] / "docs" / "networks.md"
 
 HEAD = """# The networks
