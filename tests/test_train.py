@@ -14,6 +14,7 @@ from geoseg.errors import OptionsError, ResumeError
 from geoseg.networks import build
 from geoseg.verbs import train as room
 from geoseg.verbs.train import HeldOut, read_options, train, warmed_cosine
+from tests.test_cli import geoseg
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
@@ -192,5 +193,9 @@ def test_odd_recipes_are_refused(data: Path, tmp_path: Path):
         read_options(odd)
     with pytest.raises(OptionsError, match=r"no encoder weights here"):
         train(_recipe(data) | {"encoder_weights": "nowhere.pth"}, tmp_path / "nothing")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(_recipe(data)))
+    refused = geoseg("train", tmp_path / "recipe.yaml", "--out", tmp_path / "nothing", "--encoder-weights", "elsewhere.pth")
+    assert refused.returncode == 2
+    assert "elsewhere.pth: no encoder weights here" in refused.stderr
     with pytest.raises(OptionsError, match=r"data folder .* is not there"):
         read_options(_recipe(data), tmp_path / "nowhere")

@@ -53,18 +53,17 @@ def _file(path: Path, state: dict) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "made"),
+    ("encoder", "suffix", "made"),
     [
-        ("resnet18", lambda: resnet18()),
-        ("vgg11_bn", lambda: _on_meta(vgg11_bn)),
-        ("resnet18", lambda: smp.encoders.get_encoder("resnet18", weights=None)),
-        ("tu-resnet10t", lambda: timm.create_model("resnet10t")),
-        ("tu-convnext_atto", lambda: timm.create_model("convnext_atto")),
+        ("resnet18", ".pth", resnet18),
+        ("vgg11_bn", ".pt", vgg11_bn),
+        ("resnet18", ".safetensors", lambda: smp.encoders.get_encoder("resnet18", weights=None)),
+        ("tu-resnet10t", ".safetensors", lambda: timm.create_model("resnet10t")),
+        ("tu-convnext_atto", ".bin", lambda: timm.create_model("convnext_atto")),
     ],
 )
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_the_encoder_has_every_tensor_of_the_file_that_it_knows(tmp_path: Path, encoder: str, made, suffix: str):
-    state = _state(made())
+def test_the_encoder_has_every_tensor_of_the_file_that_it_knows(tmp_path: Path, encoder: str, suffix: str, made):
+    state = _state(_on_meta(made))
     network = _loaded(_file(tmp_path / f"weights{suffix}", state), encoder_name=encoder, **_UNET)
     own = network.encoder.state_dict()
     given = {key.removeprefix("features."): value for key, value in state.items()}
@@ -149,14 +148,15 @@ class _Trap:
 
 def test_files_that_hold_something_else_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    _refused("nowhere.pth", "no encoder weights here")
+    small = {"encoder_name": "tu-resnet10t", **_UNET}
+    _refused("nowhere.pth", "no encoder weights here", **small)
     (tmp_path / "text.safetensors").write_text("no")
-    _refused("text.safetensors", "not a state dict")
+    _refused("text.safetensors", "not a state dict", **small)
     (tmp_path / "empty.pth").touch()
-    _refused("empty.pth", "not a state dict")
-    _refused(_file(tmp_path / "list.pth", [torch.zeros(1)]), "holds a list")
-    _refused(_file(tmp_path / "numbers.pth", {"epoch": 3}), "expected a state dict")
-    _refused(_file(tmp_path / "trap.pth", {"conv1.weight": _Trap()}), "not a state dict")
+    _refused("empty.pth", "not a state dict", **small)
+    _refused(_file(tmp_path / "list.pth", [torch.zeros(1)]), "holds a list", **small)
+    _refused(_file(tmp_path / "numbers.pth", {"epoch": 3}), "expected a state dict", **small)
+    _refused(_file(tmp_path / "trap.pth", {"conv1.weight": _Trap()}), "not a state dict", **small)
     assert not (tmp_path / "trapped").exists()
 
 
