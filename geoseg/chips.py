@@ -23,7 +23,8 @@ from geoseg.legend import Legend
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 _PICKS = 512
 """Pixels remembered of each class of each frame."""
-_RIM = 1e-6
+_RIM = 0.02
+"""Pixels along the edge of a frame where the fixed-point arithmetic of the image library may read outside of it."""
 _GREY = 0.4
 """The value, of 0..1, that a change of contrast leaves alone; about the mean of aerial imagery."""
 
@@ -224,7 +225,6 @@ def cut(
     labels = frame.labels.transform((size, size), Image.Transform.AFFINE, affine, Image.Resampling.NEAREST)
     at = np.arange(size) + 0.5
     x, y = a * at[None, :] + b * at[:, None] + c, d * at[None, :] + e * at[:, None] + f
-    # a rim stays outside: on the edge itself, rounding decides whether the image library reads a pixel
     inside = (x > _RIM) & (x < frame.pixels.width - _RIM) & (y > _RIM) & (y < frame.pixels.height - _RIM)
     return np.asarray(pixels).transpose(2, 0, 1), np.where(inside, np.asarray(labels), 0).astype(np.uint8), inside
 
