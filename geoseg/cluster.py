@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 import os
 import pickle
 import re
 import shutil
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from geoseg.errors import ClusterError, OptionsError, ReadError
+from geoseg.errors import ClusterError, OptionsError, OutputError, ReadError
 from geoseg.options import nearest, parse, read_table
 
 if TYPE_CHECKING:
@@ -26,24 +31,29 @@ if TYPE_CHECKING:
     from distributed import Client, Future, SpecCluster
     from distributed.security import Security
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
 _LOOPBACK = ("127.", "localhost", "[::1]")
 _WAITING_PER_WORKER = 4  # tasks that are with the scheduler at a time: enough to keep workers busy, however many items there are
 _PAUSE_S = 2.0
-_SETTINGS = {
+_ELSEWHERE = (OSError, ReadError, OutputError)  # what may go well on another machine
+SETTINGS = {
     "distributed.scheduler.allowed-failures": 2,
     "distributed.scheduler.worker-ttl": "30 minutes",
     "distributed.worker.daemon": False,  # a reader thread must be able to outlive the task's own
+    "distributed.worker.memory.pause": False,  # what a model needs does not shrink by waiting
+    "distributed.worker.profile.enabled": False,  # these two take 3 % of a core each
+    "distributed.admin.tick.interval": "1s",
 }
 _KEYS = {
     "here": "",
-    "local": "workers threads gpu no_workers_timeout",
-    "cuda": "threads no_workers_timeout",
+    "local": "workers threads gpu report no_workers_timeout",
+    "cuda": "threads report no_workers_timeout",
     "slurm": "jobs cores memory walltime partition account gres directives skip_directives prologue interface shared_temp logs gpu "
-    "no_workers_timeout",
-    "address": "address tls_ca tls_cert tls_key gpu no_workers_timeout",
+    "report no_workers_timeout",
+    "address": "address tls_ca tls_cert tls_key threads gpu report no_workers_timeout",
 }
 _LATEST, _STAGGER = 0.95, 0.02  # parts of a job's walltime: when its worker has left at the latest, and how far they spread around
 _WALLTIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
@@ -57,10 +67,11 @@ class Cluster(BaseModel):
             for each of its GPUs; ``slurm``, in jobs that are submitted with ``sbatch`` and cancelled at the end; ``address``, by
             the workers of a scheduler that runs already.
         workers: number of processes, for ``local``.
-        threads: cores that each of them computes with, for ``local`` and ``cuda``; None for an equal share.
+        threads: cores that each of them computes with, for ``local``, ``cuda`` and ``address``; None for an equal share, and for
+            ``address`` for what ``OMP_NUM_THREADS`` says there (Dask's own word is 1).
         jobs: number of jobs with one worker each, for ``slurm``, like all that follows up to ``logs``. A job that ends is replaced.
         cores: of each job.
-        memory: of each job, such as ``16GiB``; a worker that fills 80 % takes no more work, one that fills 95 % is started anew.
+        memory: of each job, such as ``16GiB``; a worker that fills 95 % of it is started anew.
         walltime: of each job, ``"HH:MM:SS"`` or ``"D-HH:MM:SS"``. Longer than the longest scene: a worker leaves
             when 91 to 95 % are over, and what it was at begins again elsewhere.
         partition: or queue; None for the site's default.
@@ -78,6 +89,8 @@ class Cluster(BaseModel):
         tls_cert: our certificate, signed by it.
         tls_key: the key of our certificate.
         gpu: give a task to workers with a GPU only, one at a time (they were started with ``--resources GPU=1``). So does ``cuda``.
+        report: HTML page to write at the end, on what each worker did when (Dask's performance report; it needs bokeh, and whoever
+            opens it the network).
         no_workers_timeout: seconds after which a task fails that no worker can take; for ``slurm`` more than a job ever waits, for
             ``address`` without effect: a scheduler that runs already has its own.
     """
@@ -105,6 +118,7 @@ class Cluster(BaseModel):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     gpu: bool = False
+    report: Path | None = None
     no_workers_timeout: Annotated[float, Field(gt=0)] = 600.0
 
     @field_validator("walltime", mode="before")
@@ -167,8 +181,9 @@ def run(
 ) -> Iterator[tuple[T, R | Exception]]:
     """Call a function for each item; whatever goes wrong with one stops no other.
 
-    A call that fails to read or write (``OSError``, ``ReadError``) is made again. Only what is sent to the workers needs to
-    pickle: the function by its module and name, items and results as they are, so let them be small.
+    A call that fails to read or write (``OSError``, ``ReadError``) is made again, on a cluster in the end by another worker.
+    Only what is sent to the workers needs to pickle: the function by its module and name, items and results as they are, so let
+    them be small.
 
     Args:
         function: of a module that workers can import.
@@ -202,8 +217,16 @@ def _attempt(function: Callable[[T], R], item: T, retries: int) -> R | Exception
     raise AssertionError
 
 
-def _answer(function: Callable[[T], R], item: T, retries: int) -> R | Exception:
-    """What a worker sends back: an answer that cannot travel is a failure, too, or the scheduler would ask for it for ever."""
+def _answer(question: bytes, retries: int, threads: int | None) -> tuple[Any, str]:
+    """What a worker sends back: its answer and its name. An answer that cannot travel is a failure, or it would be asked for for ever.
+
+    A question is a function and an item, pickled: a scheduler looks into its tasks, and would load all that these need, too.
+    """
+    from distributed import get_worker
+
+    function, item = pickle.loads(question)
+    if torch := sys.modules.get("torch"):  # Dask's nanny tells MKL to use one thread, and torch listens to the least
+        torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     answer = _attempt(function, item, retries)
     failed = isinstance(answer, Exception)
     if isinstance(answer, Exception):
@@ -213,8 +236,8 @@ def _answer(function: Callable[[T], R], item: T, retries: int) -> R | Exception:
         if failed:
             pickle.loads(sent)
     except Exception as error:  # noqa: BLE001 whatever a class does when it is pickled
-        return ClusterError(f"{type(answer).__name__}: {answer}" if failed else f"the answer cannot be sent ({error})")
-    return answer
+        answer = ClusterError(f"{type(answer).__name__}: {answer}" if failed else f"the answer cannot be sent ({error})")
+    return answer, get_worker().address
 
 
 def _dispatched(
@@ -223,57 +246,89 @@ def _dispatched(
     """Keep the workers busy with a few tasks each, and hand out what they answer.
 
     When a worker dies, all tasks it had are suspected; those that were suspected three times are tried again, one at a time.
+    What a worker could not read or write is given to another one, once: its disk may be the only full one.
     """
     from distributed import as_completed, wait
     from distributed.scheduler import KilledWorker
 
     batch, numbers, waiting = uuid.uuid4().hex[:8], itertools.count(), iter(items)
     resources = {"GPU": 1} if cluster.gpu or cluster.kind == "cuda" else None
+    threads = cluster.threads if cluster.kind == "address" else None
+    crew = _Crew(client, cluster.jobs if cluster.kind == "slurm" else 1)
     items_of: dict[str, T] = {}
     suspects: list[T] = []
+    moved: set[str] = set()
 
-    def submit(chosen: list[T]) -> list[Future[Any]]:
+    def submit(chosen: list[T], workers: list[str] | None = None) -> list[Future[Any]]:
         if not chosen:
             return []
         keys = [f"geoseg-{batch}-{next(numbers)}" for _ in chosen]
         items_of.update(zip(keys, chosen, strict=True))
-        size = len(chosen)
+        if workers:
+            moved.update(keys)
         asked: list[Future[Any]] = client.map(
-            _answer, [function] * size, chosen, [retries] * size, key=keys, pure=False, resources=resources
+            partial(_answer, retries=retries, threads=threads),
+            [pickle.dumps((function, item)) for item in chosen],
+            key=keys,
+            pure=False,
+            resources=resources,
+            workers=workers,
+            allow_other_workers=workers is not None,
         )
         return asked
 
-    coming = cluster.jobs if cluster.kind == "slurm" else 1
-    workers = max(coming, len(client.scheduler_info(n_workers=-1)["workers"]))
-    asked = submit(list(itertools.islice(waiting, _WAITING_PER_WORKER * workers)))
-    answers = as_completed(asked, with_results=True, raise_errors=False)
+    answers = as_completed(submit(list(itertools.islice(waiting, crew.window()))), with_results=True, raise_errors=False)
     for finished in answers.batches():
-        answers.update(submit(list(itertools.islice(waiting, len(finished)))))
+        answers.update(submit(list(itertools.islice(waiting, max(0, crew.window() - len(items_of) + len(finished))))))
         for future, result in finished:
             item = items_of.pop(future.key)
-            answer = _judged(future, result)
+            answer, where = _judged(future, result)
             future.release()
             if isinstance(answer, KilledWorker):
                 suspects.append(item)
+            elif isinstance(answer, _ELSEWHERE) and future.key not in moved and (others := crew.without(where)):
+                answers.update(submit([item], others))
             else:
                 yield item, answer
     for item in suspects:
         (future,) = submit([item])
         wait(future)
-        yield item, _judged(future, future.result() if future.status == "finished" else None)
+        yield item, _judged(future, future.result() if future.status == "finished" else None)[0]
 
 
-def _judged(future: Future[Any], result: Any) -> Any:
-    """The answer of a finished task.
+class _Crew:
+    """The workers that there are, asked for now and then: some come late, some leave."""
+
+    def __init__(self, client: Client, least: int) -> None:
+        self._client, self._least, self._asked = client, least, -math.inf
+        self._addresses: list[str] = []
+
+    def window(self) -> int:
+        """How many tasks may be with the scheduler."""
+        return _WAITING_PER_WORKER * max(self._least, len(self._known()))
+
+    def without(self, address: str) -> list[str]:
+        """All workers but this one."""
+        return [other for other in self._known() if other != address]
+
+    def _known(self) -> list[str]:
+        if time.monotonic() - self._asked > _PAUSE_S:
+            self._addresses, self._asked = list(self._client.scheduler_info(n_workers=-1)["workers"]), time.monotonic()
+        return self._addresses
+
+
+def _judged(future: Future[Any], result: Any) -> tuple[Any, str]:
+    """The answer of a finished task, and the worker that gave it, if one did.
 
     Raises:
         ClusterError: if the scheduler has gone.
     """
     if future.status == "error":
-        return future.exception()
+        return future.exception(), ""
     if future.status != "finished":
         raise ClusterError("the scheduler has gone; run again: what is done is kept")
-    return result
+    answer: tuple[Any, str] = result
+    return answer
 
 
 @contextmanager
@@ -282,21 +337,48 @@ def _client(cluster: Cluster) -> Iterator[Client]:
     import dask
     from distributed import Client
 
-    settings: dict[str, Any] = {**_SETTINGS, "distributed.scheduler.no-workers-timeout": f"{cluster.no_workers_timeout}s"}
+    settings: dict[str, Any] = {**SETTINGS, "distributed.scheduler.no-workers-timeout": f"{cluster.no_workers_timeout}s"}
     started: dict[str, Callable[[Cluster], AbstractContextManager[SpecCluster]]]
     started = {"local": _processes, "cuda": _gpu_processes, "slurm": _jobs}
-    with dask.config.set(settings):
+    if cluster.report:
+        settings |= {"distributed.worker.profile.enabled": True}
+    with dask.config.set(settings), ExitStack() as stack:
         if cluster.kind == "address":
-            with _connected(cluster) as client:
-                yield client
-            return
-        with started[cluster.kind](cluster) as machines, Client(machines) as client:
-            yield client
+            client = stack.enter_context(_connected(cluster))
+        else:
+            client = stack.enter_context(Client(stack.enter_context(started[cluster.kind](cluster))))
+            _log.info("dashboard: %s", client.dashboard_link)
+        if cluster.report:
+            stack.enter_context(_reported(cluster.report))
+        yield client
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Write Dask's performance report of what happens meanwhile.
+
+    Raises:
+        OptionsError: if bokeh is missing, or there is no such folder.
+    """
+    from distributed import performance_report
+
+    if not find_spec("bokeh"):
+        raise OptionsError("a report is drawn with bokeh, which is not there; install geoseg[dashboard]")
+    if not path.absolute().parent.is_dir():
+        raise OptionsError(f"{path}: the folder of the report is not there; make it")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with performance_report(filename=str(draft), mode="cdn"):
+            yield
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _threads(threads: int) -> dict[str, str]:
     """The environment of a worker that computes with so many cores."""
-    return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "5000")}
+    cores = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
+    return cores | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "5000")}
 
 
 def _processes(cluster: Cluster) -> SpecCluster:
@@ -378,7 +460,8 @@ def _slurm(cluster: Cluster) -> Iterator[SLURMCluster]:
         if not folder.is_dir() or re.search(r"\s", str(folder)):
             raise OptionsError(f"cluster slurm: {folder} is no folder, or has a space in its name; set shared_temp and logs to others")
     gres = cluster.gres or ("gpu:1" if cluster.gpu else None)
-    environment = _threads(cluster.cores) | {"DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+    settings = {f"DASK_{key.upper().replace('.', '__')}": str(value) for key, value in SETTINGS.items()}
+    environment = _threads(cluster.cores) | settings
     seconds = _seconds(cluster.walltime)
     lifetime = ("--lifetime", f"{seconds * (_LATEST - _STAGGER):.0f}s", "--lifetime-stagger", f"{seconds * _STAGGER:.0f}s")
     # without an interface all is on this machine, and a worker has to be told so: alone it would listen to everybody

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +18,7 @@ from geoseg.errors import BusyError, GeosegError, OutputError, ResumeError
 from geoseg.window import Window
 
 Facts = dict[str, Any]
+_LOCK, _NOTES = "lock", "run.json"
 
 
 def identity(facts: Facts) -> str:
@@ -125,17 +126,35 @@ class Run:
             self._made_out = not self.out.exists()
             self.out.mkdir(parents=True, exist_ok=True)
             self.work.mkdir(exist_ok=True)
-            self._lock = os.open(self.work / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock = self._held()
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                self._take_up()
+            except BaseException:
+                if not (self.work / _NOTES).exists():
+                    self._leave()
                 os.close(self._lock)
-                raise BusyError(f"{self.work}: another geoseg process is working here; wait for it or choose another --out") from error
-            self._take_up()
+                raise
         return self
 
+    def _held(self) -> int:
+        """Lock the folder.
+
+        Raises:
+            BusyError: if another process has it, or had it until now and removed it.
+        """
+        lock = os.open(self.work / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.fstat(lock).st_nlink > 0
+        except BlockingIOError:
+            free = False
+        if not free:
+            os.close(lock)
+            raise BusyError(f"{self.work}: another geoseg process is working here; wait for it or choose another --out")
+        return lock
+
     def _take_up(self) -> None:
-        notes = self.work / "run.json"
+        notes = self.work / _NOTES
         try:
             before = json.loads(notes.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -143,28 +162,33 @@ class Run:
         if before and before.get("identity") == self.identity and not self.force:
             return
         if before and not self.force:
-            os.close(self._lock or 0)
             changed = ", ".join(_differences(before.get("facts", {}), self.facts)) or "its facts"
             raise ResumeError(f"{self.work}: unfinished work of another run is here (other {changed}); use --force to start over")
         for path in self.work.iterdir():
-            if path.name != "lock":
+            if path.name != _LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         write_json(notes, {"identity": self.identity, "facts": self.facts})
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Give the folder back: what is half-written goes, finished blocks stay, and a folder without any goes too."""
         worth = kind is not None and any(self.work.glob("block-*[0-9].tif"))
-        for path in self.work.glob("*"):
-            if not worth or not (path.name in ("lock", "run.json") or path.match("block-*[0-9].tif")):
-                path.unlink(missing_ok=True) if not path.is_dir() else shutil.rmtree(path, ignore_errors=True)
-        if not worth and self.work.exists():
-            self.work.rmdir()
-            if kind is not None and self._made_out and not any(self.out.iterdir()):
-                self.out.rmdir()
+        if worth:
+            for path in self.work.glob("*"):
+                if not (path.name in (_LOCK, _NOTES) or path.match("block-*[0-9].tif")):
+                    path.unlink(missing_ok=True) if not path.is_dir() else shutil.rmtree(path, ignore_errors=True)
+        else:
+            self._leave(failed=kind is not None)
         if self._lock is not None:
             os.close(self._lock)
         if worth and isinstance(error, GeosegError):
             raise type(error)(f"{error} (finished blocks are kept in {self.work}; the same command goes on from there)") from error
+
+    def _leave(self, *, failed: bool = True) -> None:
+        """Remove the work folder, and the folder of the results if nothing came of it."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        if failed and self._made_out:
+            with suppress(OSError):  # not empty: others work here, too
+                self.out.rmdir()
 
     def block(self, core: Window) -> Path:
         """Where the finished block with this core is kept; the file exists only when the block is complete."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +75,20 @@ def test_a_run_that_fails_before_its_first_block_leaves_nothing(tmp_path: Path) 
     with pytest.raises(OutputError), Run(out, "s", FACTS):
         raise OutputError("disk full")
     assert not out.exists()
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_nothing_and_holds_nothing(tmp_path: Path) -> None:
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OutputError), Run(tmp_path / "out", "scene", {"a": 1}):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not (tmp_path / "out").exists()
+    with Run(tmp_path / "out", "scene", {"a": 1}) as run:
+        assert run.work.is_dir()
 
 
 def test_finished_blocks_outlive_a_failure_and_are_taken_up(tmp_path: Path) -> None:
