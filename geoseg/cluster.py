@@ -273,7 +273,6 @@ def _dispatched(
             pure=False,
             resources=resources,
             workers=workers,
-            allow_other_workers=workers is not None,
         )
         return asked
 
