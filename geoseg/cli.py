@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self
 import typer
 
 from geoseg import __version__
-from geoseg.errors import GeosegError
+from geoseg.errors import GeosegError, OptionsError
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     import rich.progress
 
+    from geoseg.cluster import Cluster
     from geoseg.verbs.predict import Progress
 
 app = typer.Typer(
@@ -109,6 +112,12 @@ Connectivity = Annotated[int, typer.Option(help="4, or 8: pixels that touch in a
 ClusterWords = Annotated[
     str, typer.Option("--cluster", help="here, local, local:N, cuda, tcp://HOST:PORT on this machine, or a YAML file (configs/cluster).")
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", help="Dask's page on what each worker did when; it needs bokeh, and its reader the network.", metavar="FILE.html"
+    ),
+]
 SingleLayer = Annotated[bool, typer.Option("--single-layer", help="All classes in one layer of the GeoPackage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -174,6 +183,7 @@ def predict(
     batch: Annotated[int | None, typer.Option(help="Most tiles of a forward pass. Default: what fits.", min=1)] = None,
     block: Annotated[int | None, typer.Option(help="Largest side of a block in pixels, the unit of resume.", min=1)] = None,
     cluster: ClusterWords = "here",
+    report: Report = None,
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence as a COG.")] = False,
     scores: Annotated[bool, typer.Option("--scores", help="Also write the scores of all classes as a COG.")] = False,
@@ -200,7 +210,6 @@ def predict(
 
     A killed run goes on when the same command is given again.
     """
-    from geoseg.cluster import Cluster
     from geoseg.engine import Options
     from geoseg.verbs.predict import predict as verb
 
@@ -218,7 +227,7 @@ def predict(
             batch=batch,
             compile=compile_,
             block=block,
-            cluster=Cluster.of(cluster),
+            cluster=_machines(cluster, report),
             confidence=confidence,
             vectors=polygons,
             shaping=_shaping(min_area_m2, min_hole_m2, simplify_m, simplify_method, smooth, regularize, split, connectivity),
@@ -310,6 +319,8 @@ def batch(
     glob: Annotated[str | None, typer.Option(help="Pattern of files, e.g. 'flight/**/*.tif'.")] = None,
     model: Model = "default",
     cluster: ClusterWords = "here",
+    report: Report = None,
+    mosaic: Annotated[Path | None, typer.Option(help="Also one map of all scenes, joined where they touch.", metavar="FILE.gpkg")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed and quarantined scenes again.")] = False,
     bands: Bands = None,
     tile: Tile = None,
@@ -347,7 +358,6 @@ def batch(
     if scenes == [Path("status")]:
         _tell_batch(verbs.status(out), as_json=as_json, quiet=False)
         return
-    from geoseg.cluster import Cluster
     from geoseg.engine import Options
 
     settings = verbs.Settings(
@@ -363,16 +373,17 @@ def batch(
         quicklook=quicklook,
         policy=_policy(allow_vrt, sidecars, max_pixels),
     )
-    found = [*(scenes or []), *(verbs.listed(listed) if listed else []), *(sorted(Path().glob(glob)) if glob else [])]
+    found = [*(scenes or []), *(verbs.listed(listed) if listed else []), *(verbs.matched(glob) if glob else [])]
     with Watcher(silent=quiet or as_json) as watch:
         verbs.batch(
             found,
             out=out,
             settings=settings,
-            cluster=Cluster.of(cluster),
+            cluster=_machines(cluster, report),
+            mosaic=mosaic,
             retry=retry,
             force=force,
-            watch=lambda count: watch.show("scenes", count.total() - count["waiting"] - count["running"], count.total()),
+            watch=watch.scenes,
         )
     rows = verbs.status(out)
     _tell_batch(rows, as_json=as_json, quiet=quiet)
@@ -622,42 +633,83 @@ def _printable(text: str) -> str:
 
 
 class Watcher:
-    """A bar on a terminal, a plain line every few seconds elsewhere, nothing if silent."""
+    """A bar on a terminal, a plain line every few seconds elsewhere, nothing if silent; with what geoseg's log says above it."""
 
     EVERY_S = 5.0
 
     def __init__(self, *, silent: bool) -> None:
         self._silent, self._bar = silent, _bar() if sys.stderr.isatty() and not silent else None
         self._began, self._told, self._stage = time.monotonic(), 0.0, ""
+        self._before: int | None = None
+        self._log = logging.Handler(logging.INFO)
+        self._log.emit = lambda record: self.say(record.getMessage())  # type: ignore[method-assign]
 
     def __enter__(self) -> Self:
+        if not self._silent:
+            logging.getLogger("geoseg").addHandler(self._log)
+            logging.getLogger("geoseg").setLevel(logging.INFO)
         if self._bar is not None:
             self._bar.start()
             self._bar.add_task("starting", total=None, rate="")
         return self
 
     def __exit__(self, *_: object) -> None:
+        logging.getLogger("geoseg").removeHandler(self._log)
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, progress: Progress) -> None:
-        """Show how far a prediction is."""
-        self.show(progress.stage, progress.done, progress.total, progress.mpx if progress.stage == "predict" else None)
+    def say(self, words: str) -> None:
+        """Print a line of its own."""
+        if self._bar is not None:
+            self._bar.console.print(f"geoseg: {words}", markup=False, highlight=False)
+        else:
+            typer.echo(f"geoseg: {words}", err=True)
 
-    def show(self, stage: str, done: int, total: int, mpx: float | None = None) -> None:
-        """Show how far a stage is; with ``mpx``, the million pixels that were predicted, also how fast and how long to go."""
+    def __call__(self, progress: Progress) -> None:
+        """Show how far a prediction is, and in its first stage how fast."""
+        seconds = self._in_stage(progress.stage)
+        rate = f"{progress.done / seconds:.1f} tiles/s, {progress.mpx / seconds:.2f} Mpx/s"
+        timed = progress.stage == "predict" and progress.done
+        self.show(progress.stage, progress.done, progress.total, rate if timed else "", seconds / progress.done if timed else None)
+
+    def scenes(self, count: Counter[str], mpx: float) -> None:
+        """Show how far a batch is, and how fast since it began this time."""
+        seconds, ended = self._in_stage("scenes"), count.total() - count["waiting"] - count["running"]
+        self._before = ended if self._before is None else self._before
+        states = [f"{count[state]} {state}" for state in ("running", "failed", "quarantined") if count[state]]
+        fresh = ended - self._before
+        rate = ", ".join([*states, *([f"{mpx / seconds:.2f} Mpx/s"] if mpx else [])])
+        self.show("scenes", ended, count.total(), rate, seconds / fresh if fresh else None)
+
+    def show(self, stage: str, done: int, total: int, rate: str = "", each_s: float | None = None) -> None:
+        """Show how far a stage is; with the seconds that each step takes, how long it is to go, too."""
+        self._in_stage(stage)
         now = time.monotonic()
-        if stage != self._stage:
-            self._began, self._stage, self._told = now, stage, 0.0
-        seconds, rate = max(now - self._began, 1e-9), ""
-        if mpx is not None and done:
-            rate = f"{done / seconds:.1f} tiles/s, {mpx / seconds:.2f} Mpx/s"
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], description=stage, completed=done, total=total, rate=rate)
         elif not self._silent and now - self._told >= self.EVERY_S:
             self._told = now
-            left = f", {rate}, {seconds * (total - done) / done:.0f} s left" if rate else ""
-            typer.echo(f"geoseg: {stage} {done} of {total}{left}", err=True)
+            left = "" if each_s is None else f", {each_s * (total - done):.0f} s left"
+            typer.echo(f"geoseg: {stage} {done} of {total}{f', {rate}' if rate else ''}{left}", err=True)
+
+    def _in_stage(self, stage: str) -> float:
+        """Seconds since the stage began, which may be now."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._began, self._stage, self._told = now, stage, 0.0
+        return max(now - self._began, 1e-9)
+
+
+def _machines(words: str, report: Path | None) -> Cluster:
+    """The cluster that a user names."""
+    from geoseg.cluster import Cluster
+
+    cluster = Cluster.of(words)
+    if report is None:
+        return cluster
+    if cluster.kind == "here":
+        raise OptionsError("--report is about the workers of a cluster, and there is none; name one with --cluster")
+    return cluster.model_copy(update={"report": report})
 
 
 def _bar() -> rich.progress.Progress:

@@ -39,8 +39,8 @@ def writing(target: Path) -> Iterator[None]:
         raise
 
 
-def write_json(path: Path, facts: Facts) -> None:
-    """Write JSON beside the target, make it durable, and put it in its place in one step.
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside the target, make it durable, and put it in its place in one step.
 
     Raises:
         OutputError: if it cannot be written.
@@ -48,14 +48,22 @@ def write_json(path: Path, facts: Facts) -> None:
     part = path.with_name(path.name + ".part")
     with writing(path):
         try:
-            with part.open("w", encoding="utf-8") as file:
-                json.dump(facts, file, indent=2, ensure_ascii=False)
-                file.write("\n")
+            with part.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, facts: Facts) -> None:
+    """Write JSON, whole or not at all.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    write_whole(path, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 class Run:

@@ -43,12 +43,12 @@ _KINDS = {
 _VRT_TAGS = frozenset(
     {"VRTDataset", "SRS", "GeoTransform", "Metadata", "MDI", "OverviewList", "VRTRasterBand", "MaskBand", "ColorInterp", "NoDataValue"}
     | {"HideNoDataValue", "Description", "UnitType", "SimpleSource", "ComplexSource", "SourceFilename", "SourceBand", "SourceProperties"}
-    | {"SrcRect", "DstRect", "NODATA", "UseMaskBand"}
+    | {"SrcRect", "DstRect", "NODATA", "UseMaskBand", "CategoryNames", "Category", "ColorTable", "Entry"}
 )
 _VRT_ATTRIBUTES = frozenset(
     {"rasterXSize", "rasterYSize", "dataAxisToSRSAxisMapping", "coordinateEpoch", "key", "domain", "format", "resampling"}
     | {"dataType", "band", "subClass", "blockXSize", "blockYSize", "relativeToVRT", "shared"}
-    | {"RasterXSize", "RasterYSize", "DataType", "BlockXSize", "BlockYSize", "xOff", "yOff", "xSize", "ySize"}
+    | {"RasterXSize", "RasterYSize", "DataType", "BlockXSize", "BlockYSize", "xOff", "yOff", "xSize", "ySize", "c1", "c2", "c3", "c4"}
 )
 
 

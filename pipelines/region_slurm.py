@@ -40,9 +40,9 @@ def main(folder: Path, out: Path, cluster: str = str(SLURM), model: str = "defau
     return sum(count.values()) - count["done"]
 
 
-def show(count: Counter[str]) -> None:
+def show(count: Counter[str], megapixels: float) -> None:
     """Say how far we are."""
-    print(", ".join(f"{number} {state}" for state, number in sorted(count.items())))
+    print(", ".join(f"{number} {state}" for state, number in sorted(count.items())), f"({megapixels:.0f} Mpx)")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 from geoseg.cluster import Cluster
 from geoseg.engine import Options
 from geoseg.errors import OptionsError, ReadError
-from geoseg.verbs.batch import TABLE, Settings, batch, listed, status
+from geoseg.verbs.batch import TABLE, Settings, batch, listed, matched, status
 from geoseg.verbs.predict import predict
 from tests.conftest import make_scene
 from tests.oracles import model_folder
@@ -194,6 +194,13 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
         (tmp_path / TABLE).write_bytes(content)
         with pytest.raises(OptionsError, match="is no table of a batch"):
             status(tmp_path)
+
+
+def test_patterns_may_be_absolute_and_have_to_name_something(scenes: list[Path], tmp_path: Path) -> None:
+    folder = scenes[0].parent
+    assert matched(f"{folder.parent}/**/scene*.tif") == scenes[:4]
+    with pytest.raises(OptionsError, match="names no file"):
+        matched(f"{folder}/*.jp2")
 
 
 def test_a_list_without_scenes_is_refused(tmp_path: Path) -> None:

@@ -9,18 +9,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from glob import glob
 from pathlib import Path
 from typing import Any
 
+from geoseg.card import ModelCard
 from geoseg.cluster import Cluster, run
 from geoseg.engine import Options
 from geoseg.errors import BusyError, GeosegError, OptionsError, OutputError
+from geoseg.legend import Legend
 from geoseg.manifest import Facts, identity
 from geoseg.models import locate
+from geoseg.mosaic import write_vrt
 from geoseg.polygons import Shaping
 from geoseg.scene import Policy
+from geoseg.vectors import format_of
 from geoseg.verbs.predict import predict
+from geoseg.verbs.vectorize import vectorize
 
 TABLE = "geoseg-batch.sqlite"
 STATES = ("waiting", "running", "done", "failed", "quarantined")
@@ -28,6 +34,7 @@ _PATIENCE_S = 3600.0
 _DEATHS = 3  # of the process that was at a scene, before it is left alone
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batch (identity TEXT NOT NULL, settings TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS mosaics (path TEXT PRIMARY KEY, identity TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS scenes (
     scene TEXT PRIMARY KEY, stem TEXT NOT NULL UNIQUE, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
     seconds REAL, megapixels REAL, bytes INTEGER, reason TEXT, worker TEXT, changed TEXT)
@@ -69,9 +76,10 @@ def batch(
     out: str | Path,
     settings: Settings | None = None,
     cluster: Cluster | None = None,
+    mosaic: str | Path | None = None,
     retry: bool = False,
     force: bool = False,
-    watch: Callable[[Counter[str]], None] = lambda _: None,
+    watch: Callable[[Counter[str], float], None] = lambda *_: None,
 ) -> Counter[str]:
     """Predict many scenes into one folder, and keep a table of how each went.
 
@@ -84,28 +92,40 @@ def batch(
         out: folder of the results.
         settings: of the prediction, the same for all.
         cluster: where; None for one after the other here.
+        mosaic: file for the polygons of all finished scenes as one map, joined where scenes touch; a later scene lies above an
+            earlier one. Beside the scenes' results, ``NAME_classes.vrt`` (and ``NAME_confidence.vrt``) show their rasters as one.
         retry: try failed and quarantined scenes again.
         force: make everything anew.
-        watch: called whenever a scene has changed its state, with the number of scenes in each.
+        watch: called whenever a scene has ended, with the number of scenes in each state, and the million pixels that were
+            predicted since the beginning of the call.
 
     Returns:
         Number of scenes in each state.
 
     Raises:
         OptionsError: if two scenes have one name, or the folder holds a batch with other settings.
-        OutputError: if the table cannot be written.
+        GeoreferenceError: if a mosaic is wanted of scenes that are not on one grid; they are finished.
+        OutputError: if the table or the mosaic cannot be written.
     """
     settings, folder = settings or Settings(), Path(out)
     paths = _distinct(scenes)
-    locate(settings.model)
+    legend = ModelCard.read(locate(settings.model))[0].legend
+    if mosaic is not None:
+        format_of(Path(mosaic))
     with _table(folder, settings, force) as table:
+        if mosaic is not None and table.mosaic(Path(mosaic)) is None and Path(mosaic).exists() and not force:
+            raise OutputError(f"{mosaic}: exists already, and this batch did not make it; use --force or choose another --mosaic")
         table.add(paths)
         todo = table.todo(paths, retry=retry, force=force)
-        watch(table.count())
+        predicted = 0.0
+        watch(table.count(), predicted)
         jobs = (_Job(scene, str(folder), settings, force) for scene in table.begun(todo, alone=cluster is None or cluster.kind == "here"))
         for job, result in run(_one, jobs, cluster):
             table.note(job.scene, result)
-            watch(table.count())
+            predicted += 0.0 if isinstance(result, Exception) else result["megapixels"]
+            watch(table.count(), predicted)
+        if mosaic is not None:
+            _join(table, folder, paths, Path(mosaic), legend, settings, force)
         return table.count()
 
 
@@ -140,6 +160,18 @@ def listed(path: str | Path) -> list[Path]:
     if not rows or not rows[0].get("scene"):
         raise OptionsError(f"{path}: has no column 'scene' with a path in each row")
     return [Path(path).parent / row["scene"] for row in rows]
+
+
+def matched(pattern: str) -> list[Path]:
+    """Files that a pattern names, such as ``flight/**/*.tif``, in order.
+
+    Raises:
+        OptionsError: if there is none.
+    """
+    paths = sorted(path for path in map(Path, glob(pattern, recursive=True)) if path.is_file())  # noqa: PTH207 of any folder
+    if not paths:
+        raise OptionsError(f"{pattern!r} names no file here ({Path().absolute()}); mend the pattern, and quote it")
+    return paths
 
 
 def _distinct(scenes: Iterable[str | Path]) -> list[Path]:
@@ -201,6 +233,33 @@ def _alone(job: _Job) -> Facts:
     }
 
 
+def _join(table: _Table, folder: Path, scenes: Sequence[Path], target: Path, legend: Legend, settings: Settings, force: bool) -> None:
+    """Make one map of all finished scenes, if it is not there."""
+    stems = [path.stem for path in scenes if table.state(path) == "done"]
+    if not stems:
+        return
+    made_of = [(folder / f"{stem}.manifest.json").read_text(encoding="utf-8") for stem in stems]
+    state = identity({"scenes": [json.loads(text)["identity"] for text in made_of], "legend": legend.model_dump(mode="json")})
+    before = table.mosaic(target)
+    if before == state and target.is_file() and not force:
+        return
+    rasters = {}
+    for kind in ("classes", *(["confidence"] if settings.confidence else [])):
+        rasters[kind] = folder / f"{target.stem}_{kind}.vrt"
+        write_vrt([folder / f"{stem}_{kind}.tif" for stem in stems], rasters[kind], legend if kind == "classes" else None)
+    vectorize(
+        rasters["classes"],
+        target,
+        legend=legend,
+        confidence=rasters.get("confidence"),
+        shaping=settings.shaping,
+        single_layer=settings.single_layer,
+        force=force or before is not None,
+        policy=replace(settings.policy, allow_vrt=True),
+    )
+    table.joined(target, state)
+
+
 class _Table:
     """How each scene of a batch is. Only the process that gives the work out writes here."""
 
@@ -240,6 +299,20 @@ class _Table:
         died = type(result).__name__ == "KilledWorker"
         reason = str(result) if isinstance(result, GeosegError) else f"{type(result).__name__}: {result}"
         self._set(scene, "quarantined" if died else "failed", attempts="0", reason=" ".join(reason.split()))
+
+    def state(self, scene: Path) -> str:
+        """How a scene is."""
+        (state,) = self._file.execute("SELECT state FROM scenes WHERE scene = ?", (str(scene),)).fetchone()
+        return str(state)
+
+    def mosaic(self, target: Path) -> str | None:
+        """What a mosaic was made of; None if it is not ours."""
+        found = self._file.execute("SELECT identity FROM mosaics WHERE path = ?", (str(target.absolute()),)).fetchone()
+        return found and str(found[0])
+
+    def joined(self, target: Path, state: str) -> None:
+        """Remember what a mosaic was made of."""
+        self._file.execute("INSERT OR REPLACE INTO mosaics VALUES (?, ?)", (str(target.absolute()), state))
 
     def count(self) -> Counter[str]:
         """Number of scenes in each state."""

@@ -324,18 +324,20 @@ def _predict_on(cluster: Cluster, order: _Order, run: Run, work: Work, todo: lis
     Raises:
         GeosegError: of the first block that failed; those that were finished stay.
     """
-    total, done = len(todo), 0.0
+    counts = {core: len(work.plan.tiles(core)) for core in todo}
+    total, done, area = sum(counts.values()), 0, 0.0
     watch(Progress("predict", 0, total, 0))
-    questions = [(order, core, _absolute(run.block(core))) for core in todo]
-    for number, ((_, core, _), answer) in enumerate(run_on(_predict_for, questions, cluster), start=1):
+    longest_first = sorted(todo, key=lambda core: -counts[core])  # so that all workers end together
+    questions = [(order, core, _absolute(run.block(core))) for core in longest_first]
+    for (_, core, _), answer in run_on(_predict_for, questions, cluster):
         if isinstance(answer, GeosegError):
             raise answer
         if answer is not None:
             raise ClusterError(
                 f"{work.scene.path}: {core} was not answered ({type(answer).__name__}: {answer}); run again, or without --cluster"
             )
-        done += core.area / 1e6
-        watch(Progress("predict", number, total, done))
+        done, area = done + counts[core], area + core.area / 1e6
+        watch(Progress("predict", done, total, area))
 
 
 def _block_side(plan: Plan, cluster: Cluster | None) -> int:

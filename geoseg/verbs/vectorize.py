@@ -36,7 +36,7 @@ def vectorize(
     *,
     band: int | None = None,
     nodata: float | None = None,
-    legend: str | Path | None = None,
+    legend: str | Path | Legend | None = None,
     confidence: str | Path | None = None,
     zonal: str | Path | None = None,
     shaping: Shaping | None = None,
@@ -53,7 +53,7 @@ def vectorize(
         out: file of the result.
         band: of the raster, from 1; None if there is only one.
         nodata: number that is outside, instead of the file's.
-        legend: a legend's name (``isprs``) or YAML file; None for what the file says, see `ClassRaster.describe`.
+        legend: a legend, its name (``isprs``) or YAML file; None for what the file says, see `ClassRaster.describe`.
         confidence: raster on the same grid, bytes as geoseg writes them (254 = 1.0, 255 = unknown) or floats from 0 to 1.
         zonal: raster on the same grid; the mean of each of its bands becomes an attribute ``zonal_NAME``, or ``zonal_1`` and
             so on for bands without names.
@@ -126,8 +126,10 @@ def _check_clear(target: Path, force: bool) -> None:
         raise OutputError(f"{target}: exists already; use --force to replace it or choose another --out")
 
 
-def _legend(chosen: str | Path) -> Legend:
+def _legend(chosen: str | Path | Legend) -> Legend:
     """A legend by its name or file."""
+    if isinstance(chosen, Legend):
+        return chosen
     if str(chosen) == ISPRS.name:
         return ISPRS
     if not Path(chosen).is_file():
