@@ -520,7 +520,8 @@ def networks_list(as_json: AsJson = False) -> None:
         line = f"{name:<{max(len(row[0]) for row in rows)}}  {year}{counts}  {paper}"
         typer.echo(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
     typer.echo(
-        "\nWith default options, 3 bands and 21 classes. GFLOP/Mpx: for 10⁶ pixels, in tiles of 512 x 512.\n"
+        "\nWith default options (encoders: ResNet-34; of DPT: ViT-B/16), 3 bands and 21 classes.\n"
+        "GFLOP/Mpx: for 10⁶ pixels, in tiles of 512 x 512.\n"
         "Reach: how far a network looks, in pixels; ∞ where an answer depends on the whole tile.\n"
         "More on each: geoseg networks show NETWORK"
     )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet101, vgg16, vgg16_bn
 from torchvision.models.segmentation import fcn_resnet50
+from torchvision.models.vgg import cfgs, make_layers
 
 from geoseg import predict
 from geoseg.engine import Options
@@ -461,6 +462,17 @@ def test_trunks_take_torchvisions_weights(bands: int) -> None:
                 each.load_trunk(
                     {key: value for key, value in layouts[layout].state_dict().items() if "28.weight" not in key and "layer4" not in key}
                 )
+
+
+def test_with_torchvisions_weights_an_encoder_computes_what_torchvisions_does() -> None:
+    torch.manual_seed(0)
+    theirs, ours = make_layers(cfgs["D"], batch_norm=True).eval(), build("segnet", 3, 2).eval()
+    ours.load_trunk({f"features.{key}": value for key, value in theirs.state_dict().items()})
+    features = pixels = noise(1, 3, 64, 96)
+    with torch.inference_mode():
+        for layer in ours.features:
+            features = layer(features)[0] if isinstance(layer, nn.MaxPool2d) else layer(features)
+        assert alike(features, theirs(pixels))
 
 
 @pytest.mark.parametrize(("name", "side"), [("classifier.0", 7), ("classifier.3", 1)])
