@@ -119,7 +119,7 @@ class FCN8s(FCN32s):
 
 
 def _score(channels: int, classes: int) -> LogitsConv2d:
-    """A layer that scores classes, zero at first (section 4.1, 4.2)."""
+    """A layer that scores classes, zero at first (sections 4.2 and 4.3)."""
     layer = LogitsConv2d(channels, classes, 1)
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
