@@ -158,6 +158,22 @@ def test_any_size_and_each_item_of_a_batch_by_itself(name: str) -> None:
     holds()
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("deeplabv2", {"trunk": "vgg16"}),
+        ("deeplabv2", {"trunk": "vgg16", "multiscale": True}),
+        ("dilated", {"padding": "same", "context": "basic"}),
+        ("dilated", {"context": "none"}),
+        ("unet_original", {"padding": "same"}),
+    ],
+)
+def test_other_options_take_any_size_too_and_any_number_of_bands(name: str, options: dict[str, Any]) -> None:
+    made = build(name, 1, 2, **small(name), **options).eval()
+    with torch.inference_mode():
+        assert all(made(noise(1, 1, *size)).shape == (1, 2, *size) for size in ((32, 33), (47, 64), (97, 95)))
+
+
 @pytest.mark.parametrize("name", names())
 def test_the_answer_is_float32_under_autocast_and_the_same_again(name: str) -> None:
     pixels = noise(1, BANDS, 64, 96)
