@@ -63,7 +63,7 @@ def test_without_auxiliary_head_there_is_none_to_train():
 
 @pytest.mark.parametrize(
     ("options", "dilations", "rates"),
-    [  # Chen et al. 2017, section 3.1.1: "rates = 2 * (1, 2, 4) = (2, 4, 8) in the block4"; section 3.3: rates double at stride 8
+    [  # Chen et al. 2017, section 3.2.1: at output stride 16 the unit rate of block4 is 2; section 3.3: rates double at stride 8
         ({"output_stride": 16, "multi_grid": (1, 2, 4)}, [2, 4, 8], [6, 12, 18]),
         ({"output_stride": 8, "multi_grid": [1, 2, 4]}, [4, 8, 16], [12, 24, 36]),
         ({"output_stride": 16}, [1, 2, 2], [6, 12, 18]),
@@ -112,7 +112,7 @@ def test_parameters_of_fcn_with_skips():
 
 
 def test_parameters_of_refinenet():
-    """Those of the authors' PyTorch models (github.com/DrSleep/refinenet-pytorch, ``rf101``), counted layer by layer.
+    """Those of Nekrasov's PyTorch models (github.com/DrSleep/refinenet-pytorch, ``rf101``), counted layer by layer.
 
     Nekrasov et al. 2018, "Light-Weight RefineNet", table 1, gives 99, 118 and 134 millions.
     """

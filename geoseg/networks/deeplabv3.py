@@ -27,7 +27,7 @@ class _DeepLabV3(Headed):
 class DeepLabV3ResNet50(_DeepLabV3):
     """DeepLabv3 on a ResNet-50: dilated last stages and atrous spatial pyramid pooling.
 
-    Chen et al. 2017, figure 5 (b) and section 3.3: one 1x1 and three 3x3 convolutions with rates (6, 12, 18) at output stride
+    Chen et al. 2017, section 3.3 and figure 5: one 1x1 and three 3x3 convolutions with rates (6, 12, 18) at output stride
     16, doubled at 8, and the mean of the image. Layer names and shapes are those of
     ``torchvision.models.segmentation.deeplabv3_resnet50``, so its weights load; the defaults answer as it does.
 
@@ -35,7 +35,7 @@ class DeepLabV3ResNet50(_DeepLabV3):
         bands: of the input.
         classes: of the output.
         output_stride: 8 or 16.
-        multi_grid: factors of the dilations of the three blocks of the last stage, e.g. (1, 2, 4), which section 4.2 recommends;
+        multi_grid: factors of the dilations of the three blocks of the last stage, e.g. (1, 2, 4), which is best in table 5;
             None gives torchvision's.
         auxiliary: whether to hold the second head on the third stage, which only training uses.
         width: multiple of the channels of the ResNet's stages.

@@ -15,7 +15,7 @@ class PSPNet(smp.PSPNet):  # type: ignore[misc]
     """Means of the last map over 1, 2 x 2, 3 x 3 and 6 x 6 bins, beside the map itself (Zhao et al. 2017, figure 3).
 
     The defaults are the library's: an encoder of three stages. The paper's network has ``encoder_name="resnet101"``,
-    ``encoder_depth=5`` and ``encoder_output_stride=8``; its auxiliary loss is on the last stage but one (section 3.3).
+    ``encoder_depth=5`` and ``encoder_output_stride=8``; its auxiliary loss is on the last stage but one (section 4, figure 4).
 
     Args:
         encoder_name: of segmentation-models-pytorch, or of timm with ``tu-`` before it.

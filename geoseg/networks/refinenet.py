@@ -95,14 +95,15 @@ class RefineNet(nn.Module):
     """Four RefineNet blocks in a cascade, from stride 32 to stride 4 of a ResNet.
 
     Lin, Milan, Shen, Reid 2017, figure 2 (c): RefineNet-4 works on the last stage with 512 channels, each following block with
-    256 on the stage before and the block above. A 3x3 convolution brings each stage to these channels, and biases are
-    where the authors' implementations have them. The two additional units before the scores are those of section 3.2, end.
+    256 on the stage before and the block above. The two additional units before the scores are those of section 3.2, end. A 3x3
+    convolution brings each stage to these channels, and biases are where Nekrasov's PyTorch implementation has them
+    (github.com/DrSleep/refinenet-pytorch).
 
     Args:
         bands: of the input.
         classes: of the output.
         depth: of the ResNet: 50, 101 or 152.
-        pooling_blocks: of each chained residual pooling: 2 in the paper, 4 in the models that its authors released.
+        pooling_blocks: of each chained residual pooling: 2 in the paper (section 3.2), 4 in Nekrasov's implementation.
         width: multiple of all channels but the stem's.
     """
 

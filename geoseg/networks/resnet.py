@@ -59,7 +59,7 @@ def trunk(
         bands: of the input.
         stages: those to give, of ``layer1`` (stride 4) to ``layer4`` (stride 32); later ones are left out.
         output_stride: 32, or 16 or 8: then the last one or two stages are dilated instead of strided.
-        multi_grid: factors of the dilations of the three blocks of ``layer4`` (Chen et al. 2017, section 3.1.1); None
+        multi_grid: factors of the dilations of the three blocks of ``layer4`` (Chen et al. 2017, section 3.2.1); None
             gives torchvision's, which dilate the first block as the stage before.
         width: multiple of the channels of the stages; 1 is the paper's.
 
