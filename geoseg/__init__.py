@@ -2,8 +2,9 @@
 
 The functions people call, each loaded when it is first used, so that importing geoseg imports neither torch nor dask:
 `predict` (scene to map), `batch` (many scenes), `vectorize` (class raster to polygons), `segment` (xarray to xarray, lazily),
-`train` (labels to model), `inspect` and `estimate` (what a scene is, and what predicting it would take). Types: `Options`,
-`Shaping`, `Policy`, `Settings` (of a batch), `Cluster`, `ModelCard`, `Legend`, and the errors, all below `GeosegError`.
+`train` (labels to model), `export` (model to ONNX file), `inspect` and `estimate` (what a scene is, and what predicting it would
+take). Types: `Options`, `Shaping`, `Policy`, `Settings` (of a batch), `Cluster`, `ModelCard`, `Legend`, and the errors, all below
+`GeosegError`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from geoseg.policy import Policy
     from geoseg.polygons.shaping import Shaping
     from geoseg.verbs.batch import Settings, batch
+    from geoseg.verbs.export import export
     from geoseg.verbs.inspect import estimate, inspect
     from geoseg.verbs.predict import predict
     from geoseg.verbs.segment import segment
@@ -38,6 +40,7 @@ _HOMES = {
     "Shaping": "geoseg.polygons.shaping",
     "batch": "geoseg.verbs.batch",
     "estimate": "geoseg.verbs.inspect",
+    "export": "geoseg.verbs.export",
     "inspect": "geoseg.verbs.inspect",
     "predict": "geoseg.verbs.predict",
     "segment": "geoseg.verbs.segment",
@@ -57,6 +60,7 @@ __all__ = [
     "__version__",
     "batch",
     "estimate",
+    "export",
     "inspect",
     "predict",
     "segment",

@@ -60,7 +60,7 @@ class ModelCard(BaseModel):
         name: identifier.
         version: of the model, apart from geoseg's own.
         description: one or two honest sentences.
-        architecture: a name that ``geoseg.networks.build`` knows.
+        architecture: a name that ``geoseg.networks.build`` knows; ``onnx`` for an ONNX file that says no more.
         options: keyword arguments of that network.
         parameters: number of trainable numbers.
         bands: names of the bands, in the network's order (``red``, ``green``, ``blue``, ``nir``, ...).

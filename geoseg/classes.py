@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
-import itertools
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -19,7 +15,7 @@ from pydantic import ValidationError
 from rasterio.enums import ColorInterp, MaskFlags
 
 from geoseg.errors import BandsError, OptionsError, SceneError
-from geoseg.legend import NODATA, Legend, LegendClass
+from geoseg.legend import NODATA, Legend, LegendClass, identifiers, spread_colour
 from geoseg.policy import Policy, admit, printable
 from geoseg.polygons.kernel import Kernel
 from geoseg.scene import (
@@ -40,7 +36,6 @@ ROWS = 512
 """Height of the bands that class rasters are read in."""
 
 _MOST = 255  # classes
-_GOLDEN = 0.6180339887498949
 _SIDE_BYTES = 16 * 2**20
 _PLAIN_TAGS = ("TIFFTAG_", "AREA_OR_POINT")
 _ZERO_NOTE = "it states no nodata value: 0 is taken for a class; pass --nodata 0 if it means no data"
@@ -290,9 +285,9 @@ def _legend(name: str, numbers: Mapping[int, int], named: Mapping[int, _Look], p
     classes: list[LegendClass] = []
     for class_id, value in numbers.items():
         look = named.get(value, _Look())
-        shade = look.rgb or palette.get(value) or _spread(class_id)
+        shade = look.rgb or palette.get(value) or spread_colour(class_id)
         known = {c.name for c in classes}
-        for identifier in _identifiers(look.name, value):
+        for identifier in identifiers(look.name, value):
             if identifier in known:
                 continue
             with suppress(ValidationError):
@@ -300,24 +295,6 @@ def _legend(name: str, numbers: Mapping[int, int], named: Mapping[int, _Look], p
                 classes.append(LegendClass(id=class_id, name=identifier, title=title, colour="#{:02x}{:02x}{:02x}".format(*shade)))
                 break
     return Legend(name=name, classes=tuple(classes))
-
-
-def _identifiers(text: str, value: int) -> Iterator[str]:
-    """Names that a class may get, the best first."""
-    letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    name = re.sub(r"[^a-z0-9]+", "_", letters).strip("_")[:30].rstrip("_")
-    if name:
-        yield name
-        yield f"class_{name}"[:30]
-    plain = f"class_{value}" if value >= 0 else f"class_minus_{-value}"
-    yield plain
-    yield from (f"{plain}_{number}" for number in itertools.count(2))
-
-
-def _spread(number: int) -> tuple[int, int, int]:
-    """Colours that differ, near ones most: hues a golden section apart, in three shades."""
-    red, green, blue = colorsys.hsv_to_rgb(number * _GOLDEN % 1, (0.65, 0.45, 0.85)[number % 3], (0.85, 0.95, 0.7)[number % 3])
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 @Kernel

@@ -85,7 +85,10 @@ class Format(StrEnum):
 
 
 Scene = Annotated[Path, typer.Argument(help="GeoTIFF of any size.", metavar="SCENE.tif")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model (see `geoseg models list`) or its folder.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Name of a model (see `geoseg models list`), its folder, or an ONNX file with Deepness metadata."),
+]
 Bands = Annotated[str | None, typer.Option(help="Band numbers in the model's order, e.g. 1,2,3. Default: by name.", metavar="N,N,N")]
 BBox = Annotated[str | None, typer.Option(help="Only this part: xmin,ymin,xmax,ymax in the scene's CRS.", metavar="X,Y,X,Y")]
 Aoi = Annotated[Path | None, typer.Option(help="Only inside the polygons of this vector file, in any CRS.")]
@@ -315,7 +318,10 @@ def batch(
         list[Path] | None,
         typer.Argument(help="GeoTIFFs; or the word status, to see how the batch in --out is.", metavar="SCENES...|status"),
     ] = None,
-    listed: Annotated[Path | None, typer.Option("--manifest", help="CSV file with a column scene.", metavar="FILE.csv")] = None,
+    listed: Annotated[
+        Path | None, typer.Option("--manifest", help="CSV file with a column scene, or STAC items.", metavar="FILE.csv|FILE.json")
+    ] = None,
+    asset: Annotated[str | None, typer.Option(help="Asset of the STAC items. Default: their only GeoTIFF.", metavar="KEY")] = None,
     glob: Annotated[str | None, typer.Option(help="Pattern of files, e.g. 'flight/**/*.tif'.")] = None,
     model: Model = "default",
     cluster: ClusterWords = "here",
@@ -358,6 +364,8 @@ def batch(
     if scenes == [Path("status")]:
         _tell_batch(verbs.status(out), as_json=as_json, quiet=False)
         return
+    if asset is not None and listed is None:
+        raise typer.BadParameter("--asset: is about STAC items; give their file with --manifest")
     from geoseg.engine import Options
 
     settings = verbs.Settings(
@@ -373,7 +381,7 @@ def batch(
         quicklook=quicklook,
         policy=_policy(allow_vrt, sidecars, max_pixels),
     )
-    found = [*(scenes or []), *(verbs.listed(listed) if listed else []), *(verbs.matched(glob) if glob else [])]
+    found = [*(scenes or []), *(verbs.listed(listed, asset) if listed else []), *(verbs.matched(glob) if glob else [])]
     with Watcher(silent=quiet or as_json) as watch:
         verbs.batch(
             found,
@@ -496,12 +504,32 @@ def models_list(as_json: AsJson = False) -> None:
 
 
 @models_app.command("show")
-def models_show(name: Annotated[str, typer.Argument(help="Name of a model, or its folder.")] = "default") -> None:
+def models_show(name: Annotated[str, typer.Argument(help="Name of a model, its folder, or an ONNX file.")] = "default") -> None:
     """Print a model's card."""
-    from geoseg.card import ModelCard
-    from geoseg.models import locate
+    from geoseg.models import locate, read
 
-    typer.echo(ModelCard.read(locate(name))[0].to_json(), nl=False)
+    typer.echo(read(locate(name))[0].to_json(), nl=False)
+
+
+@models_app.command("export")
+def models_export(
+    onnx: Annotated[Path, typer.Option(help="File of the result.", metavar="FILE.onnx")],
+    name: Annotated[str, typer.Argument(help="Name of a model, or its folder.")] = "default",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model as an ONNX file that the QGIS plugin Deepness runs.
+
+    The file carries the model's facts, takes tiles of the card's size, and is compared with the model before it appears.
+    """
+    from geoseg.verbs.export import export
+
+    facts = export(name, onnx, force=force)
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    size, same = f"{facts['bytes'] / 1e6:.1f} MB", f"{100 * facts['same']:.3f} %"
+    typer.echo(f"Wrote {facts['onnx']} ({size}); its classes are the model's on {same} of a tile of noise.")
 
 
 @networks_app.command("list")

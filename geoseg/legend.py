@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import colorsys
+import itertools
 import re
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ NODATA = 0
 """The class id of pixels without data, in every legend."""
 
 _RESERVED = {"layer_styles", "segments"}
+_GOLDEN = 0.6180339887498949
 
 
 class LegendClass(BaseModel):
@@ -37,7 +42,7 @@ class LegendClass(BaseModel):
     @field_validator("name")
     @classmethod
     def _is_identifier(cls, value: str) -> str:
-        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,29}", value) or value in _RESERVED or value.startswith("gpkg_"):
+        if not _is_free(value):
             raise ValueError(f"name {value!r} must match [a-z_][a-z0-9_]* with at most 30 letters, and not be reserved")
         return value
 
@@ -92,6 +97,22 @@ class Legend(BaseModel):
         raise KeyError(class_id)
 
     @classmethod
+    def from_titles(cls, name: str, titles: Sequence[str]) -> Legend:
+        """A legend of classes of which no more is known than what people call them.
+
+        Args:
+            name: of the legend.
+            titles: of the classes 1, 2, ...; at least one, at most 255.
+        """
+        classes: list[LegendClass] = []
+        for class_id, title in enumerate(titles, 1):
+            known = {c.name for c in classes}
+            identifier = next(each for each in identifiers(title, class_id) if _is_free(each, known))
+            colour = "#{:02x}{:02x}{:02x}".format(*spread_colour(class_id))
+            classes.append(LegendClass(id=class_id, name=identifier, title=title or f"Class {class_id}", colour=colour))
+        return cls(name=name, classes=tuple(classes))
+
+    @classmethod
     def from_yaml(cls, path: str | Path) -> Legend:
         """Read a legend from a YAML file with the keys ``name`` and ``classes`` (id, name, title, colour).
 
@@ -107,6 +128,35 @@ class Legend(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise OptionsError(f"{path}: not a legend: {where}: {first['msg']}") from error
+
+
+def identifiers(text: str, value: int) -> Iterator[str]:
+    """Names that a class may get, the best first; the first ones may be taken or reserved, the others never end.
+
+    Args:
+        text: what it is called somewhere, in any letters.
+        value: a number that tells it from others.
+    """
+    letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"[^a-z0-9]+", "_", letters).strip("_")[:30].rstrip("_")
+    if name:
+        yield name
+        yield f"class_{name}"[:30]
+    plain = f"class_{value}" if value >= 0 else f"class_minus_{-value}"
+    yield plain
+    yield from (f"{plain}_{number}" for number in itertools.count(2))
+
+
+def spread_colour(number: int) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255, that differ, near numbers most: hues a golden section apart, in three shades."""
+    red, green, blue = colorsys.hsv_to_rgb(number * _GOLDEN % 1, (0.65, 0.45, 0.85)[number % 3], (0.85, 0.95, 0.7)[number % 3])
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _is_free(name: str, taken: Collection[str] = ()) -> bool:
+    """Whether a class may have this name."""
+    sound = re.fullmatch(r"[a-z_][a-z0-9_]{0,29}", name) and name not in _RESERVED and not name.startswith("gpkg_")
+    return bool(sound) and name not in taken
 
 
 ISPRS = Legend(

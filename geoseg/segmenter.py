@@ -13,10 +13,11 @@ import safetensors
 import safetensors.torch
 import torch
 
-from geoseg import networks
+from geoseg import deepness, networks
 from geoseg.card import ModelCard
 from geoseg.errors import CardError, OptionsError
 from geoseg.networks.fold import fold_batch_norms
+from geoseg.networks.graph import OnnxNetwork, can_use_cuda
 from geoseg.scene import Stretch
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -83,21 +84,50 @@ class Segmenter:
         tta: Augmentation = "none",
         compile: bool = False,  # noqa: A002 the word of torch
     ) -> Segmenter:
-        """Build the network that a model folder describes and load its weights (safetensors only, hash checked).
+        """Build the network that a model folder describes and load its weights (safetensors only, hash checked); or an ONNX file.
+
+        An ONNX file is computed by onnxruntime, in fp32; see ``geoseg.deepness`` for what it must say of itself, and what is trusted.
 
         Raises:
             CardError: if the folder is no model, or weights and card do not fit together.
+            OptionsError: if an ONNX file cannot be computed as wanted.
         """
-        card, weights = ModelCard.read(model)
-        card.check(weights)
-        network = networks.build(card.architecture, bands=len(card.bands), classes=len(card.legend), **card.options)
-        try:
-            state = safetensors.torch.load_file(weights)
-            network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()})
-        except (safetensors.SafetensorError, RuntimeError) as error:
-            raise CardError(f"{weights}: not the weights of {card.architecture} {card.options}: {str(error).splitlines()[0]}") from error
-        network = fold_batch_norms(network.eval(), len(card.bands))
+        if deepness.is_onnx(model):
+            return cls._of_onnx(deepness.read(model), device=device, precision=precision, tta=tta, compile=compile)
+        card, network = load_network(model)
         return cls(card, network, device=device, precision=precision, tta=tta, compile=compile)
+
+    @classmethod
+    def _of_onnx(
+        cls,
+        model: deepness.OnnxModel,
+        *,
+        device: str,
+        precision: Precision,
+        tta: Augmentation,
+        compile: bool,  # noqa: A002 the word of torch
+    ) -> Segmenter:
+        if precision not in ("auto", "fp32") or compile:
+            raise OptionsError(f"{model.path}: an ONNX file is computed by onnxruntime in fp32; leave --precision and --compile away")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() and can_use_cuda() else "cpu"
+        place = _device(device)
+        if place.type != "cpu" and not (place.type == "cuda" and can_use_cuda()):
+            raise OptionsError(f"{model.path}: onnxruntime here does not compute on {device}; use --device cpu, or install onnxruntime-gpu")
+        (scale, shift), card = model.feed, model.card
+        network = OnnxNetwork(
+            model.content,
+            where=model.path,
+            bands=len(card.bands),
+            classes=len(card.legend),
+            tile=card.tile,
+            side=model.side,
+            scale=scale,
+            shift=shift,
+            threshold=model.threshold,
+            device=place,
+        )
+        return cls(card, network, device=device, precision="fp32", tta=tta)
 
     def prepare(self, shape: tuple[int, int], largest: int | None = None) -> None:
         """Find the batch that fits the device's memory, and warm up: the first pass is the one that chooses and compiles kernels.
@@ -199,6 +229,23 @@ class Segmenter:
 
     def _send(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor.to(self.device)
+
+
+def load_network(model: str | Path) -> tuple[ModelCard, torch.nn.Module]:
+    """The card of a model folder, and its network: weights loaded, batch norms folded, float32, on the CPU.
+
+    Raises:
+        CardError: if the folder is no model, or weights and card do not fit together.
+    """
+    card, weights = ModelCard.read(model)
+    card.check(weights)
+    network = networks.build(card.architecture, bands=len(card.bands), classes=len(card.legend), **card.options)
+    try:
+        state = safetensors.torch.load_file(weights)
+        network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()})
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise CardError(f"{weights}: not the weights of {card.architecture} {card.options}: {str(error).splitlines()[0]}") from error
+    return card, fold_batch_norms(network.eval(), len(card.bands))
 
 
 _IDENTITY = [(0, False)]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from geoseg.errors import OptionsError
 from geoseg.legend import ISPRS, Legend
@@ -58,3 +61,17 @@ def test_what_is_no_legend_is_refused(tmp_path: Path, text: str, message: str) -
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionsError, match="not a readable YAML file"):
         Legend.from_yaml(tmp_path / "none.yaml")
+
+
+@given(st.lists(st.text(max_size=40), min_size=1, max_size=60))
+def test_any_titles_make_a_legend(titles: list[str]) -> None:
+    legend = Legend.from_titles("any", titles)
+    assert legend.ids == tuple(range(1, len(titles) + 1))
+    assert [c.title for c in legend.classes] == [title or f"Class {number}" for number, title in enumerate(titles, 1)]
+    assert all(one.colour != other.colour for one, other in itertools.pairwise(legend.classes))
+
+
+def test_titles_become_the_names_that_come_close() -> None:
+    titles = ["Low vegetation", "low-vegetation", "Straße", "2 lanes", "segments", "道"]
+    names = ["low_vegetation", "class_low_vegetation", "strae", "class_2_lanes", "class_segments", "class_6"]
+    assert [c.name for c in Legend.from_titles("any", titles).classes] == names

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "geoseg"
 LIGHT = (
-    *("errors", "window", "legend", "card", "tiling", "blend", "policy", "cog", "report", "manifest", "scene"),
+    *("errors", "window", "legend", "card", "deepness", "tiling", "blend", "policy", "cog", "report", "manifest", "scene"),
     *("polygons", "features", "geopackage", "vectors", "classes"),
 )
 LARGE_BYTES = 500_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from geoseg import deepness
 from geoseg.card import CARD_NAME, ModelCard
 from geoseg.errors import CardError
 
@@ -16,7 +17,7 @@ def folders() -> dict[str, Path]:
 
 
 def locate(model: str | Path) -> Path:
-    """The folder of a model given by name or path.
+    """The folder, or the ONNX file, of a model given by name or path.
 
     Raises:
         CardError: if there is none.
@@ -29,6 +30,18 @@ def locate(model: str | Path) -> Path:
     raise CardError(f"model {str(model)!r}: no such folder, and no model of that name; known are {', '.join(known) or 'none'}")
 
 
+def read(model: str | Path) -> tuple[ModelCard, Path]:
+    """The card of a model folder, or of an ONNX file that carries its own facts, and the path of the weights.
+
+    Raises:
+        CardError: if there is no model, or a fact is missing.
+        OptionsError: if it is an ONNX file and the package onnx is missing.
+    """
+    if deepness.is_onnx(model):
+        return deepness.read(model).card, Path(model)
+    return ModelCard.read(model)
+
+
 def cards() -> dict[str, ModelCard]:
     """Cards of all known models by name."""
-    return {name: ModelCard.read(folder)[0] for name, folder in folders().items()}
+    return {name: read(folder)[0] for name, folder in folders().items()}

@@ -14,13 +14,13 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from geoseg.card import ModelCard
+from geoseg import stac
 from geoseg.cluster import Cluster, run
 from geoseg.engine import Options
 from geoseg.errors import BusyError, GeosegError, OptionsError, OutputError
 from geoseg.legend import Legend
 from geoseg.manifest import Facts, identity
-from geoseg.models import locate
+from geoseg.models import locate, read
 from geoseg.mosaic import write_vrt
 from geoseg.polygons import Shaping
 from geoseg.scene import Policy
@@ -109,7 +109,7 @@ def batch(
     """
     settings, folder = settings or Settings(), Path(out)
     paths = _distinct(scenes)
-    legend = ModelCard.read(locate(settings.model))[0].legend
+    legend = read(locate(settings.model))[0].legend
     if mosaic is not None:
         format_of(Path(mosaic))
     with _table(folder, settings, force) as table:
@@ -146,12 +146,20 @@ def status(out: str | Path) -> list[dict[str, Any]]:
         raise OptionsError(f"{path}: is no table of a batch, or not yet ({error}); give the --out of a batch") from error
 
 
-def listed(path: str | Path) -> list[Path]:
-    """Scenes of a CSV file: its column ``scene``, relative to the file.
+def listed(path: str | Path, asset: str | None = None) -> list[Path]:
+    """Scenes of a list: a CSV file with a column ``scene``, relative to the file, or (``.json``, ``.geojson``) STAC items.
+
+    Args:
+        path: of the list.
+        asset: key of the STAC items' asset; None for their only GeoTIFF, see `geoseg.stac.scenes`.
 
     Raises:
-        OptionsError: if it cannot be read, or has no such column.
+        OptionsError: if it cannot be read, or does not say which file is the scene.
     """
+    if Path(path).suffix.lower() in (".json", ".geojson"):
+        return stac.scenes(path, asset)
+    if asset is not None:
+        raise OptionsError(f"{path}: asset {asset!r} was named, but this is no list of STAC items; give a .json file")
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from geoseg.card import ModelCard
 from geoseg.engine import BLOCK, Options, make_plan
 from geoseg.errors import SceneError, TilingError
 from geoseg.manifest import Facts
 from geoseg.models import locate
+from geoseg.models import read as read_model
 from geoseg.scene import Policy, Scene
 from geoseg.verbs.predict import disk_bytes, prepare
 
@@ -29,7 +29,7 @@ def inspect(
 
     Args:
         scene: GeoTIFF.
-        model: name of a known model, or its folder.
+        model: name of a known model, its folder, or an ONNX file (``geoseg.deepness``).
         indexes: 1-based band numbers in the model's order; None to find them by name.
         policy: which files may be opened.
 
@@ -40,7 +40,7 @@ def inspect(
         SceneError: if the file cannot be used at all.
         CardError: if the model cannot be read.
     """
-    card, _ = ModelCard.read(locate(model))
+    card, _ = read_model(locate(model))
     facts: Facts = Scene.describe(scene, bands=None, indexes=None, policy=policy or Policy()).facts()
     try:
         fitting = Scene.describe(scene, bands=card.bands, indexes=indexes, policy=policy or Policy())

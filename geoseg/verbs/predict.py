@@ -15,7 +15,6 @@ import torch
 
 from geoseg import __version__, cog, report
 from geoseg.blocks import BlockMosaic, write_block
-from geoseg.card import ModelCard
 from geoseg.cluster import Cluster
 from geoseg.cluster import run as run_on
 from geoseg.engine import ALIGN, BLOCK, Options, Plan, make_plan, predict_block, write_behind
@@ -24,6 +23,7 @@ from geoseg.features import Features
 from geoseg.legend import NODATA
 from geoseg.manifest import Facts, Run
 from geoseg.models import locate
+from geoseg.models import read as read_model
 from geoseg.polygons import Shaping, polygonize
 from geoseg.polygons.measure import class_areas
 from geoseg.region import Region
@@ -84,7 +84,7 @@ def predict(
 
     Args:
         scene: GeoTIFF.
-        model: name of a known model, or its folder.
+        model: name of a known model, its folder, or an ONNX file (``geoseg.deepness``).
         out: folder of the results; None for the scene's own.
         bands: 1-based band numbers of the file in the model's order; None to find them by name.
         bbox: xmin, ymin, xmax, ymax in the scene's CRS: the part that is wanted. The answer there is that of the whole scene.
@@ -208,7 +208,7 @@ def prepare(
         GeosegError: where scene, model and options do not fit together.
     """
     folder = locate(model)
-    card, _ = ModelCard.read(folder)
+    card, _ = read_model(folder)
     described = Scene.describe(scene, bands=card.bands, indexes=bands, policy=policy or Policy())
     region = Region.of(described.grid, bbox, None if aoi is None else Path(aoi))
     stretch = None if described.dtype == card.scaling.dtype else described.stretch(card.scaling.percentiles)

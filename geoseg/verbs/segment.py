@@ -15,6 +15,7 @@ from geoseg.card import ModelCard
 from geoseg.engine import NEAR, Options, Plan, make_plan, predict_block
 from geoseg.errors import BandsError, OptionsError, ResolutionError
 from geoseg.models import locate
+from geoseg.models import read as read_model
 from geoseg.polygons.measure import pixel_areas
 from geoseg.segmenter import Segmenter
 from geoseg.window import Window
@@ -76,7 +77,7 @@ def segment(
     Args:
         pixels: dimensions ``(band, y, x)``, bands in the model's order, of the card's dtype; NaN and the nodata value that
             rioxarray knows are no data. Georeferenced as rioxarray or odc-geo do it.
-        model: name of a known model, or its folder.
+        model: name of a known model, its folder, or an ONNX file (``geoseg.deepness``).
         options: what overrides the card.
         device: where the workers compute.
         block: largest side of a block, pixels.
@@ -96,7 +97,7 @@ def segment(
     from odc.geo.xr import xr_coords
 
     folder = str(locate(model))
-    card, _ = ModelCard.read(folder)
+    card, _ = read_model(folder)
     _check(pixels, card)
     grid = pixels.odc.geobox
     height, width = pixels.shape[1:]
