@@ -100,10 +100,13 @@ def segmenter(network: torch.nn.Module, seed: int = 0, **facts: Any) -> Segmente
 
 
 def model_folder(folder: Path, **facts: Any) -> Path:
-    """A real model folder: a small seeded U-Net whose weights give all classes."""
+    """A real model folder: a small seeded network, a U-Net unless ``facts`` name another, whose weights give all classes."""
     torch.manual_seed(3)
-    options = {"encoder_name": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8]}
-    network = networks.build("unet", bands=3, classes=4, **options)
+    options = facts.get("options", {"encoder_name": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8]})
+    network = networks.build(facts.get("architecture", "unet"), bands=3, classes=4, **options)
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():  # scores that begin with zeros
+            torch.nn.init.normal_(parameter, std=0.1)
     folder.mkdir(parents=True)
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS_NAME)
     given: dict[str, Any] = {
