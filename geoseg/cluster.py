@@ -401,12 +401,14 @@ def _gpu_processes(cluster: Cluster) -> SpecCluster:
         OptionsError: if there is none.
     """
     from distributed import Nanny, Scheduler, SpecCluster
+    from distributed.system import MEMORY_LIMIT
 
     gpus = _gpus()
     if not gpus:
         raise OptionsError("cluster cuda: this machine shows no GPU (CUDA_VISIBLE_DEVICES, nvidia-smi); use local")
     environment = _threads(cluster.threads or max(1, (os.cpu_count() or 1) // len(gpus)))
     options = {"host": "127.0.0.1", "nthreads": 1, "resources": {"GPU": 1}, "dashboard_address": None}
+    options["memory_limit"] = MEMORY_LIMIT // len(gpus)  # Dask would count a share of the cores
     workers = {
         number: {"cls": Nanny, "options": options | {"env": environment | {"CUDA_VISIBLE_DEVICES": gpu}}} for number, gpu in enumerate(gpus)
     }

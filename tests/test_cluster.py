@@ -105,6 +105,20 @@ def test_nothing_is_lost_when_workers_die(tmp_path: Path) -> None:
     assert sorted(number for _, number in run(die_once, work, Cluster(kind="local", workers=2))) == list(range(9))
 
 
+def view(_: int) -> tuple[str, int]:
+    """The GPUs that this process sees, and how much memory it may fill."""
+    time.sleep(0.25)
+    return os.environ["CUDA_VISIBLE_DEVICES"], distributed.get_worker().memory_manager.memory_limit
+
+
+@pytest.mark.cluster
+def test_each_gpu_has_a_process_that_sees_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-1f")
+    seen = {answer for _, answer in run(view, range(12), Cluster(kind="cuda"))}
+    assert {gpu for gpu, _ in seen} == {"3", "GPU-1f"}
+    assert all(memory == distributed.system.MEMORY_LIMIT // 2 for _, memory in seen)
+
+
 @pytest.mark.cluster
 def test_a_worker_that_joins_late_takes_its_share() -> None:
     with LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as machines:

@@ -119,7 +119,10 @@ def batch(
         todo = table.todo(paths, retry=retry, force=force)
         predicted = 0.0
         watch(table.count(), predicted)
-        jobs = (_Job(scene, str(folder), settings, force) for scene in table.begun(todo, alone=cluster is None or cluster.kind == "here"))
+        afar = replace(settings, model=str(locate(settings.model).absolute()))  # a worker may have another working folder
+        jobs = (
+            _Job(scene, str(folder.absolute()), afar, force) for scene in table.begun(todo, alone=cluster is None or cluster.kind == "here")
+        )
         for job, result in run(_one, jobs, cluster):
             table.note(job.scene, result)
             predicted += 0.0 if isinstance(result, Exception) else result["megapixels"]
