@@ -1,4 +1,4 @@
-"""Each network written here learns one picture by heart."""
+"""Each network learns one picture by heart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geoseg.confusion import Confusion
-from geoseg.networks import build
+from geoseg.networks import build, names
 
 DEMO = Path(__file__).parents[1] / "demo" / "banepa.tif"
 SIDE, CLASSES, AIM = 128, 3, 0.95
@@ -23,23 +23,42 @@ SIDE, CLASSES, AIM = 128, 3, 0.95
 BY_HEART: dict[str, tuple[dict[str, Any], int, int]] = {
     "deeplabv1": ({"width": 1 / 8, "dropout": 0.0}, 16, 300),
     "deeplabv2": ({"width": 1 / 8}, 16, 300),
+    "deeplabv3": ({"encoder_name": "resnet18", "decoder_channels": 64, "aspp_dropout": 0.0}, 8, 300),
     "deeplabv3_resnet101": ({"width": 1 / 8, "multi_grid": (1, 2, 4), "output_stride": 16}, 16, 300),
     "deeplabv3_resnet50": ({"width": 1 / 8}, 8, 300),
+    "deeplabv3plus": ({"encoder_name": "resnet18", "decoder_channels": 64, "decoder_aspp_dropout": 0.0}, 8, 300),
     "dilated": ({"width": 1 / 8, "dropout": 0.0, "padding": "same", "context": "basic"}, 8, 300),
+    "dpt": (
+        {
+            "encoder_name": "tu-vit_tiny_patch16_224",
+            "decoder_intermediate_channels": [32, 32, 32, 32],
+            "decoder_fusion_channels": 32,
+        },
+        16,
+        600,
+    ),
     "fcn16s": ({"width": 1 / 8, "dropout": 0.0}, 16, 300),
     "fcn32s": ({"width": 1 / 8, "dropout": 0.0}, 32, 300),
     "fcn8s": ({"width": 1 / 8, "dropout": 0.0}, 8, 300),
     "fcn_resnet101": ({"width": 1 / 8}, 8, 300),
     "fcn_resnet50": ({"width": 1 / 8}, 8, 300),
     "fcn_resnet50_skip": ({"width": 1 / 4}, 16, 600),
+    "fpn": ({"encoder_name": "resnet18", "decoder_dropout": 0.0}, 8, 300),
     "gcn": ({"width": 1 / 8, "depth": 50}, 8, 300),
+    "linknet": ({"encoder_name": "resnet18"}, 8, 300),
+    "manet": ({"encoder_name": "resnet18"}, 8, 300),
+    "pan": ({"encoder_name": "resnet18"}, 8, 300),
     "pspnet": ({"encoder_name": "resnet18", "psp_dropout": 0.0}, 16, 300),
     "refinenet": ({"width": 1 / 8, "depth": 50}, 8, 300),
+    "segformer": ({"encoder_name": "mit_b0"}, 8, 600),
     "segnet": ({"width": 1 / 8}, 8, 300),
+    "unet": ({"encoder_name": "resnet18"}, 8, 300),
     "unet_original": ({"width": 1 / 8, "dropout": 0.0}, 8, 300),
+    "unetplusplus": ({"encoder_name": "resnet18"}, 8, 300),
+    "upernet": ({"encoder_name": "resnet18", "decoder_channels": 64}, 8, 300),
 }
 
-TWO = ("deeplabv3_", "pspnet")  # learn the picture and its mirror image: the batch norm of a mean over the image needs two of them
+TWO = ("deeplabv3", "pan", "pspnet", "upernet")  # learn the picture and its mirror image: the batch norm of a mean over the image needs two of them
 
 
 def chip(cell: int) -> tuple[Tensor, Tensor]:
@@ -62,6 +81,10 @@ def miou(network: torch.nn.Module, pixels: Tensor, labels: Tensor) -> float:
         answer = network.eval()(pixels).argmax(1)
     network.train()
     return float(Confusion.of(labels.numpy(), answer.numpy(), CLASSES, CLASSES).iou(np.eye(CLASSES, dtype=bool)).mean())
+
+
+def test_no_network_is_left_out() -> None:
+    assert set(BY_HEART) == set(names())
 
 
 @pytest.mark.slow
