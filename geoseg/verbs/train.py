@@ -22,14 +22,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg.card import CARD_NAME, WEIGHTS_NAME, ModelCard, Scaling
-from geoseg.chips import ChipOptions, Chips, Pool, Source, ranged, resized, standardised
+from geoseg.chips import ChipOptions, Chips, Pool, Source, in_units, native_range, ranged, resized, standardised
 from geoseg.confusion import Confusion
-from geoseg.datasets import LabelledImage, LabelledSet
+from geoseg.datasets import LabelledImage, LabelledScene, LabelledSet
 from geoseg.errors import OptionsError, ResumeError
 from geoseg.legend import ISPRS, Legend
 from geoseg.losses import PartialLabelLoss, balanced_weights
 from geoseg.networks import build
 from geoseg.options import parse, read_table
+from geoseg.window import Window
 
 _log = logging.getLogger(__name__)
 _CODES = 256
@@ -89,9 +90,10 @@ class LossOptions(_Table):
 
 
 class Held(Source):
-    """Validation images that share one line of scores."""
+    """Validation images that share one line of scores; of the part ``val`` unless it says another."""
 
     name: str
+    part: str = "val"
 
 
 class TrainOptions(_Table):
@@ -125,20 +127,24 @@ class TrainOptions(_Table):
 
 
 class HeldOut(Dataset[tuple[Tensor, Tensor]]):
-    """Whole validation images at the card's resolution, one an item.
+    """Validation images at the card's resolution: whole ones, one an item, and scenes in windows of the card's tile.
 
     Args:
         images: to read.
-        model: scaling and resolution.
+        model: scaling, resolution and tile.
         stride: height and width are filled up to multiples of it, with the mean colour and no label.
     """
 
-    def __init__(self, images: tuple[LabelledImage, ...], model: ModelOptions, stride: int) -> None:
+    def __init__(self, images: tuple[LabelledImage | LabelledScene, ...], model: ModelOptions, stride: int) -> None:
         self.images, self.model, self.stride = images, model, stride
+        self.items: list[tuple[LabelledImage | LabelledScene, Window | None]] = []
+        for image in images:
+            whole = Window.of(image.reduced(model.resolution_m)) if isinstance(image, LabelledScene) else None
+            self.items += [(image, window) for window in (whole.split(model.tile, model.tile) if whole else (None,))]
 
     def __len__(self) -> int:
-        """Number of images."""
-        return len(self.images)
+        """Number of items."""
+        return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Scaled pixels (B, H, W) float32 and label codes (H, W) uint8.
@@ -146,11 +152,16 @@ class HeldOut(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ReadError: if a file cannot be decoded.
         """
-        image = self.images[index]
-        pixels, labels = (np.asarray(picture) for picture in resized(*image.read(), factor=image.gsd_m / self.model.resolution_m))
-        rim = [(0, -length % self.stride) for length in labels.shape]
+        image, window = self.items[index]
         scaling = self.model.scaling
-        values = standardised(ranged(pixels.transpose(2, 0, 1), scaling), scaling)
+        if window is None:
+            pixels, labels = (np.asarray(picture) for picture in resized(*image.read(), factor=image.gsd_m / self.model.resolution_m))
+            values = standardised(ranged(pixels.transpose(2, 0, 1), scaling), scaling)
+        else:
+            native, valid, labels = image.read(window, image.reduced(self.model.resolution_m))
+            native = in_units(np.where(valid, native, 0), *native_range(image, scaling), scaling)
+            values = standardised(ranged(native, scaling), scaling) * valid
+        rim = [(0, -length % self.stride) for length in labels.shape]
         return torch.from_numpy(np.pad(values, [(0, 0), *rim])), torch.from_numpy(np.pad(labels, rim))
 
 
@@ -168,10 +179,13 @@ class Data(pl.LightningDataModule):
         self.options, self.legend, self.stride = options, legend, stride
         rng = np.random.default_rng(options.seed)
         finest_m = options.model.resolution_m * options.chips.scale[0]
-        self.pools = tuple(Pool.load(options.data, source, legend, finest_m, rng) for source in options.sources)
-        sets = {source.set: LabelledSet.read(options.data / source.set, legend) for source in (*options.sources, *options.validation)}
-        self.sets = sets
-        self.allowed = np.logical_or.reduce([each.allowed for each in sets.values()])
+        self.sets: dict[Any, LabelledSet] = {}
+        for source in (*options.sources, *options.validation):
+            if source.data not in self.sets:
+                self.sets[source.data] = source.read(options.data, legend, options.model.bands)
+        self.allowed = _allowed(tuple(self.sets.values()))
+        scaling = options.model.scaling
+        self.pools = tuple(Pool.load(self.sets[source.data], source, finest_m, scaling, rng) for source in options.sources)
 
     def chips(self, first: int, count: int, seed: int | None = None) -> Chips:
         """Batches ``first`` to ``first + count``."""
@@ -181,13 +195,22 @@ class Data(pl.LightningDataModule):
 
     def held_out(self, held: Held) -> HeldOut:
         """The images of one validation group."""
-        return HeldOut(self.sets[held.set].select("val", held.keep, held.drop), self.options.model, self.stride)
+        return HeldOut(self.sets[held.data].select(held.part, held.keep, held.drop), self.options.model, self.stride)
 
     def shares(self, batches: int = 24) -> Tensor:
-        """(C,) share of each code among labelled chip pixels, measured on a few batches."""
+        """(C,) share of each code among labelled chip pixels, measured on a few batches.
+
+        Raises:
+            OptionsError: if nothing is labelled.
+        """
         chips = self.chips(0, batches, seed=self.options.seed + 1)
         counts = sum((torch.bincount(chips[i][1].flatten().long(), minlength=_CODES) for i in range(batches)), torch.zeros(_CODES)).double()
         counts[~self.allowed.any(1)] = 0
+        if not counts.any():
+            sources = ", ".join(source.set for source in self.options.sources)
+            raise OptionsError(
+                f"{sources}: no pixel of {batches} batches has a label that allows a class; are images and labels of one place?"
+            )
         return counts / counts.sum()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -482,12 +505,27 @@ def _legend(name: str) -> Legend:
     return ISPRS if name == ISPRS.name else Legend.from_yaml(name)
 
 
+def _allowed(sets: tuple[LabelledSet, ...]) -> np.ndarray[Any, Any]:
+    """(256, K) bool, what each code allows; sets that are used together have to agree on it."""
+    first = sets[0]
+    allowed = first.allowed.copy()
+    for other in sets[1:]:
+        clash = np.flatnonzero(allowed.any(1) & other.allowed.any(1) & (allowed != other.allowed).any(1))
+        if len(clash):
+            raise OptionsError(
+                f"{other.name}: code {clash[0]} stands for other classes than in a set before it ({first.name}, ...); "
+                "sets of one recipe must agree on their codes"
+            )
+        allowed |= other.allowed
+    return allowed
+
+
 def _credits(source: Data, options: TrainOptions) -> tuple[str, ...]:
     """One line for each set that gave chips."""
     lines = []
-    for name in dict.fromkeys(each.set for each in options.sources):
-        used, parts = source.sets[name], [_part(each) for each in options.sources if each.set == name]
-        lines.append(f"{name} ({'; '.join(parts)}): {used.title}. Licence: {used.licence}. Attribution: {used.attribution}")
+    for key in dict.fromkeys(each.data for each in options.sources):
+        used, parts = source.sets[key], [_part(each) for each in options.sources if each.data == key]
+        lines.append(f"{key[0]} ({'; '.join(parts)}): {used.title}. Licence: {used.licence}. Attribution: {used.attribution}")
     return tuple(lines)
 
 
@@ -496,8 +534,10 @@ def _part(source: Source) -> str:
 
 
 def _how(module: Training, options: TrainOptions) -> str:
+    large = any(held.layout != "set" for held in options.validation)
+    seen = f"val images of each group in windows of {options.model.tile} pixels" if large else "whole val images of each group"
     return (
-        f"whole val images of each group at {options.model.resolution_m} m, one pass without tiling, {options.precision}, half-precision "
+        f"{seen} at {options.model.resolution_m} m, one pass without tiling, {options.precision}, half-precision "
         f"weights, after {module.global_step} steps in {module.elapsed_s() / 60:.0f} minutes; IoU and F1 of a class over pixels "
         "whose label is that class alone or excludes it; not comparable with published ISPRS scores"
     )
