@@ -151,7 +151,9 @@ def spacenet(root: Path, legend: Legend, bands: tuple[str, ...], *, touched: boo
             scenes[name] = LabelledScene(name, (Layer(path, bands, indexes),), found)
     count = len(images[product])
     if not scenes:
-        raise OptionsError(f"{root}: none of its {count} images of {published.name} has labels; expected {published.example}")
+        raise OptionsError(
+            f"{root}: none of its {count} images of {published.name} has labels; expected {published.example}, or a summary table"
+        )
     if len(scenes) < count:
         _log.warning("%s: %d of %d images have labels, the others are left out", root, len(scenes), count)
     title = f"{published.name}, buildings ({product})"

@@ -137,10 +137,14 @@ class HeldOut(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, images: tuple[LabelledImage | LabelledScene, ...], model: ModelOptions, stride: int) -> None:
         self.images, self.model, self.stride = images, model, stride
-        self.items: list[tuple[LabelledImage | LabelledScene, Window | None]] = []
+        self.items: list[LabelledImage | tuple[LabelledScene, Window]] = []
         for image in images:
-            whole = Window.of(image.reduced(model.resolution_m)) if isinstance(image, LabelledScene) else None
-            self.items += [(image, window) for window in (whole.split(model.tile, model.tile) if whole else (None,))]
+            if isinstance(image, LabelledImage):
+                self.items.append(image)
+            else:
+                windows = Window.of(image.reduced(model.resolution_m)).split(model.tile, model.tile)
+                self.items += [(image, window) for window in windows]
+        self.ranges = {image.name: native_range(image, model.scaling) for image in images if isinstance(image, LabelledScene)}
 
     def __len__(self) -> int:
         """Number of items."""
@@ -152,14 +156,14 @@ class HeldOut(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ReadError: if a file cannot be decoded.
         """
-        image, window = self.items[index]
-        scaling = self.model.scaling
-        if window is None:
-            pixels, labels = (np.asarray(picture) for picture in resized(*image.read(), factor=image.gsd_m / self.model.resolution_m))
+        item, scaling = self.items[index], self.model.scaling
+        if isinstance(item, LabelledImage):
+            pixels, labels = (np.asarray(picture) for picture in resized(*item.read(), factor=item.gsd_m / self.model.resolution_m))
             values = standardised(ranged(pixels.transpose(2, 0, 1), scaling), scaling)
         else:
+            image, window = item
             native, valid, labels = image.read(window, image.reduced(self.model.resolution_m))
-            native = in_units(np.where(valid, native, 0), *native_range(image, scaling), scaling)
+            native = in_units(np.where(valid, native, 0), *self.ranges[image.name], scaling)
             values = standardised(ranged(native, scaling), scaling) * valid
         rim = [(0, -length % self.stride) for length in labels.shape]
         return torch.from_numpy(np.pad(values, [(0, 0), *rim])), torch.from_numpy(np.pad(labels, rim))
@@ -180,6 +184,7 @@ class Data(pl.LightningDataModule):
         rng = np.random.default_rng(options.seed)
         finest_m = options.model.resolution_m * options.chips.scale[0]
         self.sets: dict[Any, LabelledSet] = {}
+        self.groups: dict[Held, HeldOut] = {}
         for source in (*options.sources, *options.validation):
             if source.data not in self.sets:
                 self.sets[source.data] = source.read(options.data, legend, options.model.bands)
@@ -194,8 +199,11 @@ class Data(pl.LightningDataModule):
         return Chips(self.pools, options.chips, options.model.scaling, options.model.resolution_m, seed=seed, first=first, count=count)
 
     def held_out(self, held: Held) -> HeldOut:
-        """The images of one validation group."""
-        return HeldOut(self.sets[held.data].select(held.part, held.keep, held.drop), self.options.model, self.stride)
+        """The images of one validation group, looked at once."""
+        if held not in self.groups:
+            images = self.sets[held.data].select(held.part, held.keep, held.drop)
+            self.groups[held] = HeldOut(images, self.options.model, self.stride)
+        return self.groups[held]
 
     def shares(self, batches: int = 24) -> Tensor:
         """(C,) share of each code among labelled chip pixels, measured on a few batches.
@@ -205,7 +213,7 @@ class Data(pl.LightningDataModule):
         """
         chips = self.chips(0, batches, seed=self.options.seed + 1)
         counts = sum((torch.bincount(chips[i][1].flatten().long(), minlength=_CODES) for i in range(batches)), torch.zeros(_CODES)).double()
-        counts[~self.allowed.any(1)] = 0
+        counts[torch.as_tensor(~self.allowed.any(1))] = 0
         if not counts.any():
             sources = ", ".join(source.set for source in self.options.sources)
             raise OptionsError(
@@ -396,7 +404,7 @@ def score(network: torch.nn.Module, images: HeldOut, allowed: np.ndarray[Any, An
             total += confusion(network, (pixels[None], labels[None]), len(legend))
     iou, f1 = total.iou(allowed), total.f1(allowed)
     return {
-        "images": len(images),
+        "images": len(images.images),
         "labelled_mpx": round(float(total.counts[allowed.any(1)].sum()) / 1e6, 2),
         "iou": _by_class(legend, iou),
         "f1": _by_class(legend, f1),
