@@ -49,7 +49,7 @@ def table(facts: dict) -> None:
         print(f"{figures['title']:<22}{percent(figures['iou'])}{percent(figures['f1'])}{note}")
     means = facts["measures"]
     print(f"{'mean':<22}{percent(means['miou'])}{percent(means['mean_f1'])}")
-    print(f"{'overall accuracy':<22}{percent(means['accuracy'])}")
+    print(f"{'overall accuracy':<22}{percent(means['pixel_accuracy'])}")
 
 
 def percent(value: float | None) -> str:

@@ -70,14 +70,13 @@ def test_potsdam_from_the_published_folder_to_a_table(tmp_path: Path, capsys: py
     assert len(facts["scenes"]) == 2
     last = told.splitlines()[-1].split()
     assert last[:2] == ["overall", "accuracy"]
-    assert float(last[2]) == pytest.approx(100 * facts["measures"]["accuracy"], abs=0.005)
-    assert facts["measures"]["accuracy"] > 0.5  # six shades of grey, thirty steps
+    assert float(last[2]) == pytest.approx(100 * facts["measures"]["pixel_accuracy"], abs=0.005)
+    assert facts["measures"]["pixel_accuracy"] > 0.5  # six shades of grey, thirty steps
     with pytest.raises(geoseg.GeosegError, match="has no image of ISPRS Potsdam"):
         main(tmp_path / "out" / "maps", tmp_path / "other", str(recipe))
 
 
 @TRAINS
-@pytest.mark.slow
 def test_spacenet_from_the_published_folder_to_f1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
