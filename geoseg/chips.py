@@ -197,8 +197,10 @@ class SceneFrame:
         left, top = max(0, math.floor(x - reach)), max(0, math.floor(y - reach))
         window = Window.between(top, left, min(height, math.ceil(y + reach)), min(width, math.ceil(x + reach)))
         pixels, valid, labels = self.image.read(window, self.shape)
-        pixels = in_units(np.where(valid, pixels, 0), self.low, self.high, self.scaling)
-        known = None if valid.all() else Image.fromarray(np.where(valid, 255, 0).astype(np.uint8))
+        known = None
+        if not valid.all():
+            pixels, known = np.where(valid, pixels, 0), Image.fromarray(np.where(valid, 255, 0).astype(np.uint8))
+        pixels = in_units(pixels, self.low, self.high, self.scaling)
         return Frame(_pictures(pixels), Image.fromarray(labels), self.pixel_m, self.native_m, {}, known), (x - left, y - top)
 
 

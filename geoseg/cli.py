@@ -474,10 +474,15 @@ def train(
     config: Annotated[Path, typer.Argument(help="Training recipe.", metavar="CONFIG.yaml")],
     out: Annotated[Path, typer.Option(help="Folder of the model that is made.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets. Default: the recipe's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only draw some chips with their labels into chips.png.")] = False,
 ) -> None:
     """Train a model that `predict` takes unchanged."""
+    from geoseg.verbs.train import preview
     from geoseg.verbs.train import train as verb
 
+    if dry_run:
+        typer.echo(f"{preview(config, out, data=data)}: look at it, nothing was trained")
+        return
     verb(config, out=out, data=data)
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from geoseg.card import Scaling
 from geoseg.chips import ChipOptions, Chips, Frame, Pool, SceneFrame, Source, cut
 from geoseg.datasets import LabelledScene, LabelledSet, read_set
-from geoseg.datasets.plain import SCENES_NAME
+from geoseg.datasets.plain import SCENES_NAME, ScenesFile
 from geoseg.datasets.scenes import ClassLabels, ColourLabels, Layer, VectorLabels
 from geoseg.errors import BandsError, GeoreferenceError, OptionsError, ReadError
 from geoseg.legend import ISPRS, Legend
@@ -131,6 +131,9 @@ def test_odd_labels_are_refused(tmp_path: Path) -> None:
     layer = Layer(scene, RGB)
     with pytest.raises(ReadError, match=r"holds the colour \(100, 100, 100\); expected labels whose channels are 0 or 255"):
         whole(LabelledScene("a", (layer,), ColourLabels(grey, {(255, 0, 0): 1})))
+    deep = make_scene(tmp_path / "deep.tif", np.zeros((3, 20, 30), np.uint16))
+    with pytest.raises(ReadError, match="has pixels of type uint16, expected a picture in colours"):
+        whole(LabelledScene("a", (layer,), ColourLabels(deep, {(255, 0, 0): 1})))
     with pytest.raises(ReadError, match=r"20 x 29 pixels, but its image .* 20 x 30"):
         whole(LabelledScene("a", (layer,), ColourLabels(small, {(255, 0, 0): 1})))
     with pytest.raises(OptionsError, match="does not say how large its pixels are"):
@@ -263,6 +266,12 @@ def test_one_geopackage_in_another_crs_labels_many_scenes(tmp_path: Path) -> Non
     pixels = LabelledScene("a", (Layer(bare, RGB),), VectorLabels(tmp_path / "pixels.gpkg", 1, {None: 2}, in_pixels=True))
     geopandas.GeoDataFrame(geometry=[shapely.box(3, 4, 10, 6)], crs="EPSG:32645").to_file(tmp_path / "pixels.gpkg")
     assert np.array_equal(whole(pixels)[2] == 2, np.pad(np.ones((2, 7), bool), [(4, 14), (3, 20)]))
+
+
+def test_the_readmes_example_is_a_description() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    said = ScenesFile.model_validate(yaml.safe_load(text.partition("# scenes.yaml")[2].partition("```")[0]))
+    assert (said.polygons is not None, said.split) == (True, {"val": ("*_north",)})
 
 
 @pytest.fixture(scope="module")

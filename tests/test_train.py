@@ -8,8 +8,10 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from geoseg.card import ModelCard
+from geoseg.cli import app
 from geoseg.datasets import read_set
 from geoseg.errors import OptionsError, ResumeError
 from geoseg.networks import build
@@ -228,3 +230,24 @@ def test_labels_of_another_place_are_refused(data: Path):
         Image.fromarray(np.zeros((72, 72), np.uint8)).save(data / "toy" / "labels" / f"{name}.png")
     with pytest.raises(OptionsError, match="toy: no pixel of 24 batches has a label"):
         room.Data(read_options(_recipe(data)), room.ISPRS, 8).shares()
+
+
+def test_a_dry_run_shows_chips_beside_their_labels(data: Path, tmp_path: Path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(_recipe(data)))
+    done = CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path / "out"), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["chips.png"]
+    with Image.open(tmp_path / "out" / "chips.png") as file:
+        picture = np.asarray(file.convert("RGB")).astype(int)
+    top = left = 24  # a chip of 32 pixels, its labels, a gap
+    options = read_options(recipe)
+    pixels, codes = room.Data(options, room.ISPRS, 1).chips(0, 1)[0]
+    photo = picture[top : top + 32, left : left + 32]
+    painted = picture[top : top + 32, left + 32 : left + 64]
+    assert np.abs(photo - 255 * (pixels[0].permute(1, 2, 0).numpy() * 0.2 + [0.4, 0.4, 0.3]).clip(0, 1)).max() <= 1
+    houses, several = codes[0].numpy() == 2, codes[0].numpy() == 10
+    assert houses.any()
+    assert np.abs(painted - (0.55 * np.array([0, 0, 255]) + 0.45 * photo))[houses].max() <= 1
+    others = np.mean([c.rgb for c in room.ISPRS.classes if c.name != "building"], 0)
+    assert np.abs(painted - others)[several].max(initial=0) <= 1

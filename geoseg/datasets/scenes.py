@@ -30,6 +30,8 @@ Codes = npt.NDArray[np.uint8]
 _PICTURES = 40
 _SLACK = 32
 """How far a colour may be from 0 and 255 a channel: some published tiles say (252, 255, 0) for a car."""
+_BIT = np.where(np.arange(256) <= _SLACK, 0, np.where(np.arange(256) >= 255 - _SLACK, 1, 8)).astype(np.uint8)
+"""Of each value of a channel: 0 for low, 1 for high, 8 for neither."""
 _POLYGON, _MULTIPOLYGON = 3, 6
 
 
@@ -159,7 +161,9 @@ class LabelledScene:
         read = [part.resampled(shape).read(window) for part in self.parts]
         valid = np.logical_and.reduce([valid for _, valid in read])
         codes = self.codes(window, shape)
-        return np.concatenate([pixels for pixels, _ in read]), valid, np.where(valid, codes, 0).astype(np.uint8)
+        pixels = np.concatenate([pixels for pixels, _ in read]) if len(read) > 1 else read[0][0]
+        codes[~valid] = 0
+        return pixels, valid, codes
 
     def codes(self, window: Window, shape: tuple[int, int]) -> Codes:
         """The labels of ``read`` alone, also where the image has no data."""
@@ -193,6 +197,8 @@ class ColourLabels:
         for (red, green, blue), code in self.colours.items():
             codes[(red > 127) + 2 * (green > 127) + 4 * (blue > 127)] = code
         labels = Scene.describe(self.path, indexes=(1, 2, 3), bands=("red", "green", "blue"))
+        if labels.dtype != "uint8":
+            raise ReadError(f"{self.path}: has pixels of type {labels.dtype}, expected a picture in colours (uint8)")
         return _Raster(_same_size(labels, scene), codes)
 
 
@@ -361,17 +367,18 @@ class _Raster:
         pixels, valid = self.scene.read(span)
         values = self._colour(pixels) if len(pixels) == 3 else pixels[0]
         known = valid & (values >= 0) & (values < len(self.codes))
-        codes = np.where(known, self.codes[np.where(known, values, 0)], 0).astype(np.uint8)
-        return codes[np.ix_(rows - span.row, cols - span.col)]
+        codes = self.codes[values] if known.all() else np.where(known, self.codes[np.where(known, values, 0)], 0).astype(np.uint8)
+        return codes if codes.shape == window.shape else codes[np.ix_(rows - span.row, cols - span.col)]
 
-    def _colour(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-        between = ((pixels > _SLACK) & (pixels < 255 - _SLACK)).any(0)
-        if between.any():
-            row, col = np.argwhere(between)[0]
+    def _colour(self, pixels: npt.NDArray[Any]) -> Codes:
+        """Corner of the colour cube, 0 to 7."""
+        red, green, blue = (_BIT[band] for band in pixels)
+        corner: Codes = red + 2 * green + 4 * blue
+        if corner.max(initial=0) > 7:
+            row, col = np.argwhere(corner > 7)[0]
             seen = tuple(pixels[:, row, col].tolist())
             raise ReadError(f"{self.scene.path}: holds the colour {seen}; expected labels whose channels are 0 or 255")
-        corners: npt.NDArray[np.intp] = np.tensordot([1, 2, 4], pixels > 127, 1)
-        return corners
+        return corner
 
 
 class _Polygons:

@@ -30,12 +30,14 @@ from geoseg.legend import ISPRS, Legend
 from geoseg.losses import PartialLabelLoss, balanced_weights
 from geoseg.networks import build
 from geoseg.options import parse, read_table
+from geoseg.report import write_chips
 from geoseg.window import Window
 
 _log = logging.getLogger(__name__)
 _CODES = 256
 _WORK = "training"
 _LAST = "last"
+_CHIPS = "chips.png"
 
 
 class _Table(BaseModel):
@@ -354,6 +356,35 @@ def train(config: str | Path | Mapping[str, Any], out: str | Path, *, data: str 
     module = Training(network, loss, options.schedule, legend)
     _trainer(options, work).fit(module, source, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
     return export(Path(out), module, source, options, legend)
+
+
+def preview(config: str | Path | Mapping[str, Any], out: str | Path, *, data: str | Path | None = None, chips: int = 12) -> Path:
+    """Draw the first chips of a training that is not begun, with their labels.
+
+    Args:
+        config: YAML recipe, or its table.
+        out: folder of the picture ``chips.png``.
+        data: folder of the sets, instead of the recipe's.
+        chips: how many.
+
+    Returns:
+        path of the picture.
+
+    Raises:
+        OptionsError: if the recipe or a set is not usable.
+        ReadError: if an image cannot be decoded.
+        OutputError: if the picture cannot be written.
+    """
+    options = read_options(config, data)
+    legend, scaling = _legend(options.model.legend), options.model.scaling
+    source = Data(options, legend, stride=1)
+    batches = source.chips(0, -(-chips // options.chips.batch))
+    pairs = [pair for index in range(len(batches)) for pair in zip(*(each.numpy() for each in batches[index]), strict=True)][:chips]
+    mean, std = (np.array(figures, np.float32)[:, None, None] for figures in (scaling.mean, scaling.std))
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_chips(folder / _CHIPS, [pixels * std + mean for pixels, _ in pairs], [codes for _, codes in pairs], source.allowed, legend)
+    return folder / _CHIPS
 
 
 def read_options(config: str | Path | Mapping[str, Any], data: str | Path | None = None) -> TrainOptions:
