@@ -251,3 +251,10 @@ def test_a_dry_run_shows_chips_beside_their_labels(data: Path, tmp_path: Path):
     assert np.abs(painted - (0.55 * np.array([0, 0, 255]) + 0.45 * photo))[houses].max() <= 1
     others = np.mean([c.rgb for c in room.ISPRS.classes if c.name != "building"], 0)
     assert np.abs(painted - others)[several].max(initial=0) <= 1
+
+
+def test_a_recipe_may_sum_losses(data: Path, tmp_path: Path):
+    recipe = _recipe(data, steps=3) | {"loss": {"terms": {"partial": 1.0, "dice": 0.5, "lovasz": 0.5}}}
+    assert train(recipe, tmp_path / "sum").sha256 != train(_recipe(data, steps=3), tmp_path / "plain").sha256
+    with pytest.raises(OptionsError, match=r"loss\.terms"):
+        read_options(recipe | {"loss": {"terms": {"dcie": 1.0}}})

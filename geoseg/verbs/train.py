@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -27,7 +27,7 @@ from geoseg.confusion import Confusion
 from geoseg.datasets import LabelledImage, LabelledScene, LabelledSet
 from geoseg.errors import OptionsError, ResumeError
 from geoseg.legend import ISPRS, Legend
-from geoseg.losses import PartialLabelLoss, balanced_weights
+from geoseg.losses import PartialLabelLoss, SummedLoss, Term, balanced_weights
 from geoseg.networks import build
 from geoseg.options import parse, read_table
 from geoseg.report import write_chips
@@ -84,11 +84,19 @@ class ScheduleOptions(_Table):
 
 
 class LossOptions(_Table):
-    """Weights of the label codes; see :func:`geoseg.losses.balanced_weights` and ``partial_cross_entropy``."""
+    """What is minimised.
+
+    Attributes:
+        balance: weights of the label codes; see :func:`geoseg.losses.balanced_weights`.
+        ambiguous: the same.
+        push: see :func:`geoseg.losses.partial_cross_entropy`.
+        terms: weight of each loss of the sum; see :class:`geoseg.losses.SummedLoss`.
+    """
 
     balance: float = Field(default=0.5, ge=0, le=1)
     ambiguous: float = Field(default=0.5, ge=0)
     push: bool = True
+    terms: dict[Term, Annotated[float, Field(gt=0)]] = Field(default={"partial": 1.0}, min_length=1)
 
 
 class Held(Source):
@@ -245,7 +253,7 @@ class Training(pl.LightningModule):
         legend: the classes.
     """
 
-    def __init__(self, network: torch.nn.Module, loss: PartialLabelLoss, options: ScheduleOptions, legend: Legend) -> None:
+    def __init__(self, network: torch.nn.Module, loss: SummedLoss, options: ScheduleOptions, legend: Legend) -> None:
         super().__init__()
         self.network, self.loss, self.schedule, self.legend = network, loss, options, legend
         self.confusion = Confusion.empty(_CODES, len(legend))
@@ -495,12 +503,12 @@ def _network(model: ModelOptions, legend: Legend, *, training: bool) -> Any:
     return build(model.architecture, len(model.bands), len(legend), **model.options, **auxiliary)
 
 
-def _loss(source: Data, options: LossOptions) -> PartialLabelLoss:
+def _loss(source: Data, options: LossOptions) -> SummedLoss:
     allowed, shares = torch.from_numpy(source.allowed), source.shares()
     weights = balanced_weights(shares, allowed, power=options.balance, ambiguous=options.ambiguous)
     for code in torch.nonzero(weights).flatten().tolist():
         _log.info("code %d: %.2f %% of labelled pixels, weight %.2f", code, 100 * shares[code], weights[code])
-    return PartialLabelLoss(allowed, weights, push=options.push)
+    return SummedLoss(PartialLabelLoss(allowed, weights, push=options.push), options.terms)
 
 
 def _trainer(options: TrainOptions, work: Path) -> pl.Trainer:
