@@ -44,3 +44,4 @@ bench: $(READY)  ## Measure: speed and memory of predict, error of stitching, sp
 	$(BIN)/python -m benchmarks.predict
 	$(BIN)/python -m benchmarks.stitch
 	$(BIN)/python -m benchmarks.vectorize
+	$(BIN)/python -m benchmarks.cluster

@@ -11,6 +11,8 @@ included; starting scheduler and workers and loading the model are not: a small 
 the wall time of 10 000 tasks (1000 with `--quick`) that do nothing, through `geoseg.cluster.run` on two workers, over their number.
 Meanwhile `client_growth_mb` and `scheduler_growth_mb` are the resident memory at the end less that after a fifth of them,
 `in_flight` the most tasks handed out at a time, and `graph_kb` what these take as pickled questions of a real prediction.
+`worker_memory_growth` (not with `--quick`) is the peak memory of a worker after a scene of 30 000 x 30 000 pixels over that after
+one of 6000 x 6000, on two workers, with a tiny network: the larger of the two.
 """
 
 from __future__ import annotations
@@ -131,6 +133,22 @@ def many(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def memory(task: dict[str, Any], side: int) -> list[float]:
+    """Peak memory of two workers after a scene of that side, 10^9 bytes."""
+    from distributed import Client
+
+    from benchmarks.common import peak_gb
+    from geoseg.cluster import Cluster
+    from geoseg.verbs.predict import predict as verb
+
+    folder, cluster = Path(task["folder"]), Cluster(kind="address", address=task["two"], threads=1)
+    scene = make_scene(folder / f"scene_{side}.tif", side)
+    verb(scene, folder / "tiny", out=folder / "out", cluster=cluster, vectors=False, quicklook=False)
+    scene.unlink()
+    with Client(task["two"]) as client:
+        return sorted(client.run(peak_gb).values())
+
+
 def work(task: dict[str, Any]) -> dict[str, Any]:
     """All that is asked of the machines."""
     folder, block = Path(task["folder"]), task["block"]
@@ -138,6 +156,12 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     make_model(folder / "unet", "unet", {"encoder_name": "resnet18"}, stride=32, tile=TILE, overlap=OVERLAP)
     make_scene(folder / "small.tif", block + 64)
     make_scene(folder / "scene.tif", task["side"])
+    if task["large"]:
+        options = {"encoder_name": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8]}
+        make_model(folder / "tiny", "unet", options, stride=8, tile=TILE, overlap=OVERLAP)
+        peaks = [memory(task, side) for side in (6000, 30_000)]
+        facts["worker_peak_gb"] = peaks[0]
+        facts["worker_memory_growth"] = round(max(after / before for before, after in zip(*peaks, strict=True)), 3)
     return facts | {"seconds": [[predict(task, way) for _ in range(task["times"]) for way in pair] for pair in task["pairs"]]}
 
 
@@ -154,6 +178,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
             "pairs": [[None, whole], [one, two]],
             "threads": {one: 1, two: 1, whole: os.cpu_count()},
             "two": two,
+            "large": not quick,
             "scheduler": scheduler,
         }
         facts = child("benchmarks.cluster", task)

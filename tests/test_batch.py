@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 from geoseg.cluster import Cluster
 from geoseg.engine import Options
@@ -87,7 +88,7 @@ def test_processes_make_the_same_files_as_the_loop(
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("workers", "block"), [(1, 64), (2, 96), (2, None)])
+@pytest.mark.parametrize(("workers", "block"), [(1, 64), (2, 96), (4, 64), (2, None)])
 def test_the_blocks_of_a_scene_on_workers_give_the_same_files(
     scenes: list[Path], settings: Settings, reference: Path, tmp_path: Path, workers: int, block: int | None
 ) -> None:
@@ -106,6 +107,18 @@ def test_the_blocks_of_a_scene_on_workers_give_the_same_files(
 
 
 @pytest.mark.cluster
+def test_threads_of_one_process_make_the_same_files(scenes: list[Path], settings: Settings, reference: Path, tmp_path: Path) -> None:
+    """The model is one for all of them."""
+    listening = {"protocol": "tcp", "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=1, threads_per_worker=3, processes=False, **listening) as threads:
+        cluster = Cluster(kind="address", address=threads.scheduler_address, threads=1)
+        batch(scenes, out=tmp_path / "scenes", settings=settings, cluster=cluster)
+        predict(scenes[3], settings.model, out=tmp_path / "blocks", options=settings.options, quicklook=False, block=64, cluster=cluster)
+    assert digests(tmp_path / "scenes") == digests(reference)
+    assert digests(tmp_path / "blocks").items() <= digests(reference).items()
+
+
+@pytest.mark.cluster
 def test_a_scene_that_cannot_be_read_on_workers_keeps_what_is_done(scenes: list[Path], settings: Settings, tmp_path: Path) -> None:
     scene = tmp_path / "torn.tif"
     whole = scenes[3].read_bytes()
@@ -120,7 +133,7 @@ def test_what_is_done_is_not_done_again(scenes: list[Path], settings: Settings, 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*_*")}
     (tmp_path / "scene1_classes.tif").unlink()
     seen = []
-    batch(scenes[:3], out=tmp_path, settings=settings, watch=lambda count: seen.append(dict(count)))
+    batch(scenes[:3], out=tmp_path, settings=settings, watch=lambda count, _: seen.append(dict(count)))
     assert seen[0] == {"done": 1, "waiting": 2}
     after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*_*")}
     assert all(after[path] == moment for path, moment in before.items() if path.name.startswith("scene0"))
@@ -198,7 +211,7 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_patterns_may_be_absolute_and_have_to_name_something(scenes: list[Path], tmp_path: Path) -> None:
     folder = scenes[0].parent
-    assert matched(f"{folder.parent}/**/scene*.tif") == scenes[:4]
+    assert matched(f"{folder}/**/scene?.tif") == scenes[:4]
     with pytest.raises(OptionsError, match="names no file"):
         matched(f"{folder}/*.jp2")
 

@@ -171,7 +171,7 @@ def test_the_guide_as_it_is_typed(site: Path, expected: bytes) -> None:
     port = free_port()
     there = {"scheduler.example:8786": f"127.0.0.1:{port}", "scheduler.example": "127.0.0.1", "worker.example": "127.0.0.1"}
     there |= {"--port 8786": f"--port {port}", "127.0.0.1:8787": "127.0.0.1:0", "OMP_NUM_THREADS=4": "OMP_NUM_THREADS=1"}
-    there |= {"/data/flight": f"{site}/data/scenes/flight", "/data/maps": f"{site}/maps", "/tmp": str(site)}
+    there |= {"/data/flight": f"{site}/data/scenes/flight", "/data/maps": f"{site}/maps", "/tmp": str(site), "/scratch": str(site)}
     programs = "".join(f'{name}() {{ exec {shlex.join(words_of([name]))} "$@"; }}\n' for name in ("dask", "geoseg"))
 
     def line(words: str) -> list[str]:
