@@ -33,9 +33,9 @@ def rows(out: Path) -> list[dict]:
     return status(out) if out.is_dir() and any(out.glob("*.sqlite")) else []
 
 
-def show(count: Counter[str]) -> None:
+def show(count: Counter[str], megapixels: float) -> None:
     """Say how far we are."""
-    print(", ".join(f"{number} {state}" for state, number in sorted(count.items())))
+    print(", ".join(f"{number} {state}" for state, number in sorted(count.items())), f"({megapixels:.0f} Mpx)")
 
 
 if __name__ == "__main__":
