@@ -86,23 +86,24 @@ class Canvas:
         self.top, self.left = top, left
         axis = torch.from_numpy(weights).to(device)
         self._weights = axis[:, None] * axis[None, :]
-        self._rim = rim(weights)
+        self.rim = rim(weights)
         self._sum = torch.zeros((classes, depth, width), dtype=torch.float32, device=device)
         self._mass = torch.zeros((depth, width), dtype=torch.float32, device=device)
 
-    def add(self, logits: torch.Tensor, seen: tuple[int, int], window: tuple[int, int]) -> None:
+    def add(self, logits: torch.Tensor, seen: tuple[int, int], window: tuple[int, int], known: torch.Tensor | None = None) -> None:
         """Add one tile.
 
         Args:
             logits: ``(K, H, W)`` float, of the pixels the network saw.
             seen: row and column of ``logits[:, 0, 0]`` in the grid.
             window: row and column of the tile's place on the lattice, from where its pixels are weighted.
+            known: ``(H, W)`` bool, the pixels of ``logits`` that count; None for all.
         """
         tile = self._weights.shape[0]
         spans = []
         for axis, (low, size) in enumerate(((self.top, self._mass.shape[0]), (self.left, self._mass.shape[1]))):
-            first = max(low, seen[axis], window[axis] + self._rim)
-            end = min(low + size, seen[axis] + logits.shape[1 + axis], window[axis] + tile - self._rim)
+            first = max(low, seen[axis], window[axis] + self.rim)
+            end = min(low + size, seen[axis] + logits.shape[1 + axis], window[axis] + tile - self.rim)
             if first >= end:
                 return
             spans.append(
@@ -114,6 +115,8 @@ class Canvas:
             )
         (rows, seen_rows, tile_rows), (cols, seen_cols, tile_cols) = spans
         weights = self._weights[tile_rows, tile_cols]
+        if known is not None:
+            weights = weights * known[seen_rows, seen_cols]
         for total, part in zip(self._sum[:, rows, cols], logits[:, seen_rows, seen_cols], strict=True):
             total.addcmul_(part, weights)
         self._mass[rows, cols] += weights
@@ -132,6 +135,8 @@ class Canvas:
 
     def advance(self, rows: int) -> None:
         """Drop the first ``rows`` rows and move the rest to their place."""
+        if not rows:
+            return
         for held in (self._sum, self._mass):
             kept = held[..., rows:, :].clone()
             held[..., : kept.shape[-2], :] = kept

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -34,6 +36,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The models that can be used by name.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
+networks_app = typer.Typer(help="The architectures that can be trained.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(networks_app, name="networks")
 
 
 class Taper(StrEnum):
@@ -128,6 +132,7 @@ Report = Annotated[
         "--report", help="Dask's page on what each worker did when; it needs bokeh, and its reader the network.", metavar="FILE.html"
     ),
 ]
+Crf = Annotated[bool, typer.Option("--crf", help="Sharpen the classes along image edges: DeepLab's fully connected CRF.")]
 SingleLayer = Annotated[bool, typer.Option("--single-layer", help="All classes in one layer of the GeoPackage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -188,6 +193,7 @@ def predict(
     overlap: Overlap = None,
     taper: Annotated[Taper, typer.Option(help="Weights of a tile's pixels.")] = Taper.flat,
     tta: Annotated[Augmentation, typer.Option(help="Test-time augmentation.")] = Augmentation.none,
+    crf: Crf = False,
     precision: Annotated[Precision, typer.Option(help="auto is bf16 where the hardware multiplies it fast.")] = Precision.auto,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     batch: Annotated[int | None, typer.Option(help="Most tiles of a forward pass. Default: what fits.", min=1)] = None,
@@ -220,10 +226,11 @@ def predict(
 
     A killed run goes on when the same command is given again.
     """
+    from geoseg.crf import DenseCRF
     from geoseg.engine import Options
     from geoseg.verbs.predict import predict as verb
 
-    options = Options(tile, overlap, taper.value, tta.value, precision.value, scores)
+    options = Options(tile, overlap, taper.value, tta.value, precision.value, scores, DenseCRF() if crf else None)
     with Watcher(silent=quiet or as_json) as watch:
         manifest = verb(
             scene,
@@ -340,6 +347,7 @@ def batch(
     overlap: Overlap = None,
     taper: Annotated[Taper, typer.Option(help="Weights of a tile's pixels.")] = Taper.flat,
     tta: Annotated[Augmentation, typer.Option(help="Test-time augmentation.")] = Augmentation.none,
+    crf: Crf = False,
     precision: Annotated[Precision, typer.Option(help="auto is bf16 where the hardware multiplies it fast.")] = Precision.auto,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence as a COG.")] = False,
@@ -373,12 +381,13 @@ def batch(
         return
     if asset is not None and listed is None:
         raise typer.BadParameter("--asset: is about STAC items; give their file with --manifest")
+    from geoseg.crf import DenseCRF
     from geoseg.engine import Options
 
     settings = verbs.Settings(
         model=model,
         bands=_integers(bands),
-        options=Options(tile, overlap, taper.value, tta.value, precision.value),
+        options=Options(tile, overlap, taper.value, tta.value, precision.value, crf=DenseCRF() if crf else None),
         device=device,
         confidence=confidence,
         vectors=polygons,
@@ -474,6 +483,12 @@ def train(
     config: Annotated[Path, typer.Argument(help="Training recipe.", metavar="CONFIG.yaml")],
     out: Annotated[Path, typer.Option(help="Folder of the model that is made.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets. Default: the recipe's.")] = None,
+    encoder_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Pretrained encoder: a .pth or .safetensors file, or e.g. imagenet, from a hub.", metavar="PATH", show_default=False
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only draw some chips with their labels into chips.png.")] = False,
 ) -> None:
     """Train a model that `predict` takes unchanged."""
@@ -483,7 +498,7 @@ def train(
     if dry_run:
         typer.echo(f"{preview(config, out, data=data)}: look at it, nothing was trained")
         return
-    verb(config, out=out, data=data)
+    verb(config, out=out, data=data, encoder_weights=encoder_weights)
 
 
 @app.command()
@@ -691,6 +706,68 @@ def models_export(
         return
     size, same = f"{facts['bytes'] / 1e6:.1f} MB", f"{100 * facts['same']:.3f} %"
     typer.echo(f"Wrote {facts['onnx']} ({size}); its classes are the model's on {same} of a tile of noise.")
+
+
+@networks_app.command("list")
+def networks_list(as_json: AsJson = False) -> None:
+    """List the architectures, the oldest first, with their papers and how large they are."""
+    from geoseg.verbs.networks import networks
+
+    found = networks()
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    rows = [("network", "year", "parameters", "GFLOP/Mpx", "stride", "reach", "paper"), *map(_network_row, found)]
+    for name, year, *numbers, paper in rows:
+        counts = "".join(f"{text:>{size}}" for text, size in zip(numbers, (12, 11, 8, 7), strict=True))
+        line = f"{name:<{max(len(row[0]) for row in rows)}}  {year}{counts}  {paper}"
+        typer.echo(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
+    typer.echo(
+        "\nWith default options (encoders: ResNet-34; of DPT: ViT-B/16), 3 bands and 21 classes.\n"
+        "GFLOP/Mpx: for 10⁶ pixels, in tiles of 512 x 512.\n"
+        "Reach: how far a network looks, in pixels; ∞ where an answer depends on the whole tile.\n"
+        "More on each: geoseg networks show NETWORK"
+    )
+
+
+def _network_row(facts: dict[str, Any]) -> tuple[str, ...]:
+    first, *others = facts["authors"].split(", ")
+    authors = f"{first} et al." if len(others) > 1 else " and ".join((first, *others))
+    return (facts["name"], str(facts["year"]), *_network_numbers(facts), f"{authors}: {facts['paper']}")
+
+
+def _network_numbers(facts: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Parameters, operations, stride and reach as people read them."""
+    reach = "∞" if facts["reach"] is None else str(facts["reach"])
+    return f"{facts['parameters'] / 1e6:.1f} M", f"{facts['gflop_per_mpx']:,.0f}", str(facts["stride"]), reach
+
+
+@networks_app.command("show")
+def networks_show(
+    name: Annotated[str, typer.Argument(help="Name of an architecture, see `geoseg networks list`.", metavar="NETWORK")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what an architecture is, which paper it follows, and what its options are."""
+    from geoseg.verbs.networks import described
+
+    facts = described(name)
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
+        return
+    size = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    parameters, operations, stride, reach = _network_numbers(facts)
+    typer.echo(f"{facts['name']}: {facts['title']}")
+    typer.echo(textwrap.fill(f"{facts['authors']} {facts['year']}: {facts['paper']}. {facts['reference']}", size, break_on_hyphens=False))
+    typer.echo(f"{parameters} parameters, {operations} GFLOP/Mpx, stride {stride}, reach {reach}")
+    for paragraph in facts["about"]:
+        typer.echo(f"\n{textwrap.fill(paragraph, size)}")
+    typer.echo("\nOptions:" if facts["options"] else "\nNo options.")
+    indent = max(map(len, facts["options"]), default=0) + 4
+    for option, words in facts["options"].items():
+        text = f"{words['about']} [default: {words['default']}]".strip()
+        first = f"  {option}".ljust(indent)
+        typer.echo(textwrap.fill(text, size, initial_indent=first, subsequent_indent=" " * indent, break_on_hyphens=False))
 
 
 def _policy(allow_vrt: bool, sidecars: bool, max_pixels: float | None) -> Any:

@@ -19,6 +19,7 @@ import torch
 from geoseg import blend
 from geoseg.blend import Canvas, Taper, taper
 from geoseg.card import ModelCard
+from geoseg.crf import DenseCRF
 from geoseg.errors import CoverageError, OptionsError, ResolutionError
 from geoseg.legend import NODATA
 from geoseg.region import Region
@@ -43,6 +44,8 @@ _BAND = 512
 _CONFIDENCE_NODATA = 255
 
 T = TypeVar("T")
+_Part = tuple[Tile, torch.Tensor, torch.Tensor | None]
+"""A tile, the logits ``(K, H, W)`` of the pixels it sees, and which of these are answers ``(H, W)`` bool, None for all."""
 _Band = tuple[Window, torch.Tensor, torch.Tensor]
 """A window, its layers ``(layers, H, W)`` uint8 with channel numbers for classes, and where they fall short ``(H, W)`` bool."""
 
@@ -82,6 +85,7 @@ class Options:
         tta: test-time augmentation.
         precision: of the convolutions.
         scores: keep the scores of all classes.
+        crf: sharpens the blended logits along image edges; None to leave them as they are.
     """
 
     tile: int | None = None
@@ -90,6 +94,7 @@ class Options:
     tta: Augmentation = "none"
     precision: Precision = "auto"
     scores: bool = False
+    crf: DenseCRF | None = None
 
     def __post_init__(self) -> None:
         """Refuse an unknown taper."""
@@ -109,6 +114,7 @@ class Plan:
         taper: weights of a tile's pixels.
         stretch: the scene's own range, where it is not of the card's dtype.
         scores: whether the scores of all classes are wanted.
+        crf: sharpens the blended logits, in windows of its own lattice over ``seen``.
     """
 
     scene: Source
@@ -118,6 +124,7 @@ class Plan:
     taper: Taper
     stretch: Stretch | None
     scores: bool
+    crf: DenseCRF | None = None
 
     @property
     def weights(self) -> np.ndarray:
@@ -147,9 +154,28 @@ class Plan:
         (top, bottom, _), (left, right, _) = self.around(core)
         return Window.between(int(top[0]), int(left[0]), int(bottom[-1]) + 1, int(right[-1]) + 1)
 
+    def asked(self, core: Window) -> Window:
+        """The seen pixels that need logits of the network: the field, and around it what the windows of the CRF see."""
+        windows = [tile.seen for tile in self.crf_tiles(core)] or [self.field(core)]
+        first, last = windows[0], windows[-1]
+        return Window.between(first.row, first.col, last.end_row, last.end_col)
+
     def tiles(self, core: Window) -> list[Tile]:
-        """The tiles that give weight to the core, row by row."""
-        return list(self.tiling.tiles(self.field(core), blend.rim(self.weights)))
+        """The tiles that give weight to what is asked for the core, row by row."""
+        return list(self.tiling.tiles(self.asked(core), blend.rim(self.weights)))
+
+    @property
+    def crf_weights(self) -> np.ndarray:
+        """Of a window of the CRF along one axis, ``(crf.tile,)`` float32: in the middle of an overlap one window turns into the next."""
+        assert self.crf is not None
+        return taper("flat", self.crf.tile, self.crf.overlap)
+
+    def crf_tiles(self, core: Window) -> list[Tile]:
+        """The windows of the CRF that give weight to the core, row by row; none without a CRF."""
+        if self.crf is None:
+            return []
+        lattice = Tiling(*self.seen.shape, tile=self.crf.tile, overlap=self.crf.overlap)
+        return list(lattice.tiles(self.field(core), blend.rim(self.crf_weights)))
 
 
 def make_plan(
@@ -183,7 +209,7 @@ def make_plan(
     tile = card.tile if options.tile is None else options.tile
     overlap = min(card.overlap, tile // 2 // card.stride * card.stride) if options.overlap is None else options.overlap
     tiling = Tiling(*seen.shape, tile=tile, overlap=overlap, align=card.stride)
-    plan = Plan(scene, seen, region or Region(Window.of(scene.shape)), tiling, options.taper, stretch, options.scores)
+    plan = Plan(scene, seen, region or Region(Window.of(scene.shape)), tiling, options.taper, stretch, options.scores, options.crf)
     _ = plan.weights
     return plan
 
@@ -258,23 +284,64 @@ def _nothing(core: Window, layers: int) -> Iterator[tuple[Window, np.ndarray]]:
 
 def _blend(plan: Plan, core: Window, segmenter: Segmenter, tick: Callable[[int], None]) -> Iterator[_Band]:
     """Answer the tiles of a block and give away rows as they are finished: window, ``(layers, H, W)`` uint8, shortfall."""
-    field, weights = plan.field(core), plan.weights
-    rim = blend.rim(weights)
-    slack = 2 + math.ceil(plan.seen.shape[0] / plan.scene.shape[0])
-    depth = min(field.height, plan.tiling.tile - 2 * rim + slack)
-    canvas = Canvas(field.row, field.col, field.width, depth, len(segmenter.card.legend), weights, segmenter.device)
+    field, asked, slack = plan.field(core), plan.asked(core), 2 + math.ceil(plan.seen.shape[0] / plan.scene.shape[0])
+    canvas = _canvas(asked, plan.weights, slack if plan.crf is None else plan.crf.tile, segmenter)
+    settled = _settled(canvas, _logits(plan, core, segmenter, tick), asked.end_row)
+    if plan.crf is not None:
+        sharp = _canvas(field, plan.crf_weights, slack, segmenter)
+        settled = _settled(sharp, _sharpened(plan, core, segmenter, canvas, settled), field.end_row)
+        canvas = sharp
     rows, cols = plan.around(core)
     done = 0
+    for ready in settled:
+        for first, end in _finished(rows, done, ready, canvas):
+            yield _answer(plan, core, canvas, (rows, cols), slice(first, end))
+            done = end
+
+
+def _canvas(field: Window, weights: np.ndarray, slack: int, segmenter: Segmenter) -> Canvas:
+    """A canvas for a field that holds a tile's height of rows with weight, and ``slack`` rows above them."""
+    depth = min(field.height, len(weights) - 2 * blend.rim(weights) + slack)
+    return Canvas(field.row, field.col, field.width, depth, len(segmenter.card.legend), weights, segmenter.device)
+
+
+def _logits(plan: Plan, core: Window, segmenter: Segmenter, tick: Callable[[int], None]) -> Iterator[_Part]:
+    """Answer the tiles of a block, row by row; all their pixels are answers."""
     for tiles, pixels, valid in _ahead(_questions(plan, core, segmenter), 3):
-        answers = segmenter.logits(pixels, valid, plan.stretch)
-        for tile, logits in zip(tiles, answers, strict=True):
-            for first, end in _finished(rows, done, tile.window.row + rim, canvas):
-                yield _answer(plan, core, canvas, (rows, cols), slice(first, end))
-                done = end
-            canvas.add(logits, (tile.seen.row, tile.seen.col), (tile.window.row, tile.window.col))
+        for tile, logits in zip(tiles, segmenter.logits(pixels, valid, plan.stretch), strict=True):
+            yield tile, logits, None
         tick(len(tiles))
-    for first, end in _finished(rows, done, field.end_row, canvas):
-        yield _answer(plan, core, canvas, (rows, cols), slice(first, end))
+
+
+def _settled(canvas: Canvas, parts: Iterator[_Part], end: int) -> Iterator[int]:
+    """Add tiles that come row by row; before each, and after the last, say which row is the first that may still change."""
+    for tile, logits, known in parts:
+        yield tile.window.row + canvas.rim
+        canvas.add(logits, (tile.seen.row, tile.seen.col), (tile.window.row, tile.window.col), known)
+    yield end
+
+
+def _sharpened(plan: Plan, core: Window, segmenter: Segmenter, canvas: Canvas, settled: Iterator[int]) -> Iterator[_Part]:
+    """Sharpen the windows of the CRF, row by row, when the logits of the canvas are settled; valid pixels have an answer."""
+    assert plan.crf is not None
+    ready = canvas.top
+    last: tuple[Window, torch.Tensor, torch.Tensor] | None = None
+    with plan.seen.reader() as reader:
+        for tile in plan.crf_tiles(core):
+            seen = tile.seen
+            canvas.advance(seen.row - canvas.top)
+            while ready < seen.end_row:
+                ready = next(settled)
+            if reader.empty(seen):
+                continue
+            if last is None or last[0] != seen:  # windows that are pushed inside a small scene see the same pixels
+                pixels, valid = reader.read(seen)
+                logits, mass = canvas.peek(slice(0, seen.height))
+                cols = slice(seen.col - canvas.left, seen.end_col - canvas.left)
+                known = ((mass[:, cols] - 1).abs() <= 1e-3) & torch.from_numpy(valid).to(mass.device)
+                sharp = plan.crf.sharpen(logits[:, :, cols], 255 * segmenter.levels(pixels, plan.stretch), known)
+                last = seen, sharp, known
+            yield tile, last[1], last[2]
 
 
 def _finished(rows: tuple[np.ndarray, ...], done: int, ready: int, canvas: Canvas) -> Iterator[tuple[int, int]]:

@@ -186,6 +186,20 @@ class Segmenter:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
 
+    def levels(self, pixels: np.ndarray, stretch: Stretch | None = None) -> torch.Tensor:
+        """Native pixels in the range that the card names: 0 is its low end, 1 its high end.
+
+        Args:
+            pixels: ``(B, H, W)`` in the scene's own dtype.
+            stretch: the scene's own range per band where it is not of the card's dtype.
+
+        Returns:
+            ``(B, H, W)`` float32 on the device, 0 to 1.
+        """
+        low, high = self._range(stretch)
+        x = torch.from_numpy(pixels.astype(np.float32)).to(self.device)
+        return ((x - self._axis(low)[0]) / self._axis(high - low)[0]).clamp_(0, 1)
+
     def _padded(self, part: torch.Tensor) -> torch.Tensor:
         """Answer at most a batch with one forward pass of constant shape."""
         missing = self.batch - len(part)
@@ -209,8 +223,7 @@ class Segmenter:
     def _scale(self, pixels: np.ndarray, valid: np.ndarray, stretch: Stretch | None) -> torch.Tensor:
         """Native pixels to network input on the device, ``(N, B, H, W)`` float32, channels last."""
         facts = self.card.scaling
-        low = torch.tensor(stretch.low if stretch else [facts.low] * len(facts.mean), dtype=torch.float32)
-        high = torch.tensor(stretch.high if stretch else [facts.high] * len(facts.mean), dtype=torch.float32)
+        low, high = self._range(stretch)
         mean, std = torch.tensor(facts.mean), torch.tensor(facts.std)
         if pixels.dtype.byteorder == ">" or pixels.dtype not in (np.uint8, np.int16, np.int32, np.float32):
             pixels = pixels.astype(np.float32)
@@ -223,6 +236,13 @@ class Segmenter:
                 x = (x - self._axis(low)) / self._axis(high - low)
                 x = (x.clamp_(0, 1) - self._axis(mean)) / self._axis(std)
             return x if valid.all() else torch.where(known, x, torch.zeros((), device=self.device))
+
+    def _range(self, stretch: Stretch | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values that become 0 and 1, each ``(B,)`` float32."""
+        facts = self.card.scaling
+        low = torch.tensor(stretch.low if stretch else [facts.low] * len(facts.mean), dtype=torch.float32)
+        high = torch.tensor(stretch.high if stretch else [facts.high] * len(facts.mean), dtype=torch.float32)
+        return low, high
 
     def _axis(self, values: torch.Tensor) -> torch.Tensor:
         return values.view(1, -1, 1, 1).to(self.device, non_blocking=True)

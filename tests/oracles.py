@@ -12,6 +12,7 @@ import torch
 
 from geoseg import networks
 from geoseg.card import CARD_NAME, WEIGHTS_NAME, ModelCard, Scaling
+from geoseg.crf import DenseCRF
 from geoseg.legend import Legend, LegendClass
 from geoseg.segmenter import Segmenter
 
@@ -99,10 +100,13 @@ def segmenter(network: torch.nn.Module, seed: int = 0, **facts: Any) -> Segmente
 
 
 def model_folder(folder: Path, **facts: Any) -> Path:
-    """A real model folder: a small seeded U-Net whose weights give all classes."""
+    """A real model folder: a small seeded network, a U-Net unless ``facts`` name another, whose weights give all classes."""
     torch.manual_seed(3)
-    options = {"encoder_name": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8]}
-    network = networks.build("unet", bands=3, classes=4, **options)
+    options = facts.get("options", {"encoder_name": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8]})
+    network = networks.build(facts.get("architecture", "unet"), bands=3, classes=4, **options)
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():  # scores that begin with zeros
+            torch.nn.init.normal_(parameter, std=0.1)
     folder.mkdir(parents=True)
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS_NAME)
     given: dict[str, Any] = {
@@ -140,3 +144,37 @@ def margin(logits: np.ndarray) -> np.ndarray:
     top = np.sort(logits, axis=0)[-2:]
     distance: np.ndarray = top[1] - top[0]
     return distance
+
+
+def crf_marginals(
+    crf: DenseCRF, logits: np.ndarray, colours: np.ndarray, known: np.ndarray, appearance: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean field over all pairs of the known pixels, ``(K, H, W)`` float64; O(N^2).
+
+    ``appearance`` takes the place of the first kernel, ``(N, N)``.
+    """
+    place, colour = np.argwhere(known).astype(np.float64), colours[:, known].T.astype(np.float64)
+    both = np.concatenate([place / crf.position_px, colour / crf.colour], 1)
+    kernels = [_gaussian(both) if appearance is None else appearance, _gaussian(place / crf.smoothness_px)]
+    unary = -logits[:, known].T.astype(np.float64)
+    energy = unary
+    for step in range(crf.iterations + 1):
+        q = np.exp(energy.min(1, keepdims=True) - energy)
+        q /= q.sum(1, keepdims=True)
+        if step < crf.iterations:
+            energy = unary.copy()
+            for weight, kernel in zip((crf.appearance, crf.smoothness), kernels, strict=True):
+                mass = np.sqrt(kernel.sum(1, keepdims=True))
+                energy += weight * (1 - (kernel @ (q / mass)) / mass)  # Potts: what the other labels say
+    whole = np.zeros(logits.shape)
+    whole[:, known] = q.T
+    return whole
+
+
+def _gaussian(points: np.ndarray) -> np.ndarray:
+    """``exp(-|a - b|^2 / 2)`` between all pairs of ``(N, d)`` points."""
+    square = (points**2).sum(1)
+    kernel = points @ points.T
+    kernel -= square[:, None] / 2
+    kernel -= square / 2
+    return np.exp(kernel, out=kernel)

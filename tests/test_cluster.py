@@ -11,6 +11,7 @@ import dask
 import distributed
 import psutil
 import pytest
+from distributed import LocalCluster
 from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from geoseg import cluster
@@ -59,6 +60,12 @@ def cores(_: int) -> tuple[int, str | None]:
     return torch.get_num_threads(), os.environ.get("GOMP_SPINCOUNT")
 
 
+def nap(_: int) -> int:
+    """Who did it."""
+    time.sleep(0.25)
+    return os.getpid()
+
+
 def told(answers: object) -> list[tuple[int, str]]:
     return sorted((item, repr(result)) for item, result in answers)
 
@@ -96,6 +103,18 @@ def test_a_task_that_always_kills_its_worker_ends_alone() -> None:
 def test_nothing_is_lost_when_workers_die(tmp_path: Path) -> None:
     work = [(number, str(tmp_path)) for number in range(9)]
     assert sorted(number for _, number in run(die_once, work, Cluster(kind="local", workers=2))) == list(range(9))
+
+
+@pytest.mark.cluster
+def test_a_worker_that_joins_late_takes_its_share() -> None:
+    with LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as machines:
+        answers = run(nap, range(80), Cluster(kind="address", address=machines.scheduler_address))
+        names = [next(answers)[1] for _ in range(3)]
+        assert len(set(names)) == 1
+        machines.scale(2)
+        names += [name for _, name in answers]
+    assert len(names) == 80
+    assert sum(name != names[0] for name in names) > 5
 
 
 @pytest.mark.cluster

@@ -11,7 +11,10 @@ from geoseg.cli import app
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- command line: begin -->\n", "<!-- command line: end -->"
-COMMANDS = ["predict", "vectorize", "batch", "info", "plan", "train", "evaluate", "compare", "models list", "models show", "models export"]
+COMMANDS = [
+    *("predict", "vectorize", "batch", "info", "plan", "train", "evaluate", "compare"),
+    *("models list", "models show", "models export", "networks list", "networks show"),
+]
 
 
 def reference() -> str:

@@ -290,7 +290,6 @@ def ordeal(
         "idle": sum(worker == "idle" for _, _, worker in machines.told()),
         "kills": killed,
         "begun": sum(word == "begun" for word, _, _ in machines.told()),
-        "late": sum(worker == "worker_late" for word, _, worker in machines.told() if word == "made"),
     }
     reasons = {Path(row["scene"]).stem: row["reason"] for row in status(out) if row["reason"]}
     (tmp_path / "facts.json").write_text(json.dumps(facts | {"reasons": reasons}, indent=1))
@@ -314,7 +313,6 @@ def test_nothing_is_lost_doubled_or_wrong_in_many_scenes(machines: Machines, tmp
     facts = ordeal(machines, tmp_path, settings, count=60, kills=8, thorough=True, rng=random.Random(seed))
     assert {key: facts[key] for key in SOUND} == SOUND
     assert facts["kills"] >= 4
-    assert facts["late"] > 0
 
 
 @pytest.mark.timeout(60)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from geoseg.networks import build
 from geoseg.verbs import train as room
 from geoseg.verbs.train import HeldOut, read_options, train, warmed_cosine
 from tests import layouts
+from tests.test_cli import geoseg
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
@@ -141,6 +143,27 @@ def test_the_auxiliary_head_is_trained_and_left_out(data: Path, tmp_path: Path):
     assert not any(key.startswith("aux") for key in load_file(tmp_path / "fcn" / "model.safetensors"))
 
 
+def test_pretrained_weights_and_the_auxiliary_head(data: Path, tmp_path: Path):
+    torch.manual_seed(0)
+    encoder = torchvision.models.resnet18().state_dict()
+    encoder["layer1.0.bn1.running_mean"] += 7.0
+    torch.save(encoder, tmp_path / "resnet18.pth")
+    recipe = _recipe(data, steps=1)
+    recipe["model"] |= {"architecture": "pspnet", "options": {"encoder_name": "resnet18"}}
+    recipe["schedule"] |= {"learning_rate": 1e-9, "average": 0.0}
+    card = train(recipe, tmp_path / "with", encoder_weights=tmp_path / "resnet18.pth")
+    tensors = load_file(tmp_path / "with" / "model.safetensors")
+    torch.testing.assert_close(tensors["encoder.layer1.0.conv1.weight"].float(), encoder["layer1.0.conv1.weight"], rtol=1e-3, atol=1e-4)
+    assert not any(key.startswith("aux") for key in tensors)
+    assert "auxiliary" not in card.options
+    assert card.training_data[0] == "encoder, at first: resnet18.pth"
+    state = torch.load(tmp_path / "with" / "training" / "last.ckpt", weights_only=False)["state_dict"]
+    assert any(key.startswith("network.aux_classifier.") for key in state)
+    train(recipe | {"loss": {"auxiliary": 0}}, tmp_path / "without")
+    state = torch.load(tmp_path / "without" / "training" / "last.ckpt", weights_only=False)["state_dict"]
+    assert not any(key.startswith("network.aux_classifier.") for key in state)
+
+
 def test_held_out_images_are_whole_and_filled(data: Path):
     options = read_options(_recipe(data))
     images = room.LabelledSet.read(data / "toy", room.ISPRS).select("val")
@@ -170,6 +193,16 @@ def test_the_shipped_recipe_is_readable(tmp_path: Path):
 def test_odd_recipes_are_refused(data: Path, tmp_path: Path):
     with pytest.raises(OptionsError, match=r"'schedule.max_step'; did you mean 'max_steps'"):
         read_options(_recipe(data) | {"schedule": {"max_step": 3}})
+    odd = _recipe(data)
+    odd["model"]["options"] |= {"auxiliary": True}
+    with pytest.raises(OptionsError, match=r"set loss.auxiliary"):
+        read_options(odd)
+    with pytest.raises(OptionsError, match=r"no encoder weights here"):
+        train(_recipe(data) | {"encoder_weights": "nowhere.pth"}, tmp_path / "nothing")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(_recipe(data)))
+    refused = geoseg("train", tmp_path / "recipe.yaml", "--out", tmp_path / "nothing", "--encoder-weights", "elsewhere.pth")
+    assert refused.returncode == 2
+    assert "elsewhere.pth: no encoder weights here" in refused.stderr
     with pytest.raises(OptionsError, match=r"data folder .* is not there"):
         read_options(_recipe(data), tmp_path / "nowhere")
 

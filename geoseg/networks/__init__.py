@@ -1,5 +1,6 @@
 """The architectures."""
 
-from geoseg.networks.build import Network, build, names
+from geoseg.networks.build import Network, build, find, names
+from geoseg.networks.registry import Architecture
 
-__all__ = ["Network", "build", "names"]
+__all__ = ["Architecture", "Network", "build", "find", "names"]

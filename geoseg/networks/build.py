@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import segmentation_models_pytorch as smp
@@ -11,31 +9,16 @@ import timm
 from torch import Tensor, nn
 
 from geoseg.errors import CardError
-from geoseg.networks.fcn import FCNResNet50
+from geoseg.networks.library import of_any_size
 from geoseg.networks.logits import LogitsConv2d
+from geoseg.networks.registry import ARCHITECTURES, Architecture
 from geoseg.options import nearest
 
-_LIBRARY: dict[str, type[nn.Module]] = {
-    "deeplabv3": smp.DeepLabV3,
-    "deeplabv3plus": smp.DeepLabV3Plus,
-    "dpt": smp.DPT,
-    "fpn": smp.FPN,
-    "linknet": smp.Linknet,
-    "manet": smp.MAnet,
-    "pan": smp.PAN,
-    "pspnet": smp.PSPNet,
-    "segformer": smp.Segformer,
-    "unet": smp.Unet,
-    "unetplusplus": smp.UnetPlusPlus,
-    "upernet": smp.UPerNet,
-}
-_OURS: dict[str, Callable[..., nn.Module]] = {"fcn_resnet50": FCNResNet50}
-_FIXED = {"self", "encoder_weights", "in_channels", "bands", "classes", "activation", "aux_params", "kwargs"}
 _PATCH_DEFAULTS = {"dynamic_img_size": True}
 
 
 class Network(Protocol):
-    """What every network here offers; ``H`` and ``W`` are multiples of ``stride``."""
+    """What every network here offers, for any ``H`` and ``W`` of at least 32."""
 
     stride: int
 
@@ -45,7 +28,19 @@ class Network(Protocol):
 
 def names() -> tuple[str, ...]:
     """Every architecture that :func:`build` knows."""
-    return tuple(sorted({*_LIBRARY, *_OURS}))
+    return tuple(ARCHITECTURES)
+
+
+def find(name: str) -> Architecture:
+    """The architecture of a name, in any case.
+
+    Raises:
+        CardError: if it is unknown.
+    """
+    try:
+        return ARCHITECTURES[name.lower()]
+    except KeyError:
+        raise CardError(f"unknown architecture {name!r}; {nearest(name.lower(), names())}") from None
 
 
 def build(architecture: str, bands: int, classes: int, **options: Any) -> nn.Module:
@@ -63,28 +58,22 @@ def build(architecture: str, bands: int, classes: int, **options: Any) -> nn.Mod
     Raises:
         CardError: if the architecture, an option or the encoder is unknown, or the options do not fit together.
     """
-    name = architecture.lower()
-    maker: Callable[..., nn.Module] | None = _LIBRARY.get(name) or _OURS.get(name)
-    if maker is None:
-        raise CardError(f"unknown architecture {architecture!r}; {nearest(name, names())}")
-    known = set(inspect.signature(maker).parameters) - _FIXED
-    for option in options.keys() - known:
-        raise CardError(f"architecture {name!r} has no option {option!r}; {nearest(option, known)}")
+    found = find(architecture)
+    for option in options.keys() - found.options.keys():
+        raise CardError(f"architecture {found.name!r} has no option {option!r}; {nearest(option, found.options)}")
     _check_encoder(options.get("encoder_name"))
     try:
-        return _made(name, maker, bands, classes, options)
+        return _of_library(found, bands, classes, options) if found.kind == "smp" else found.maker(bands=bands, classes=classes, **options)
     except (ValueError, TypeError, KeyError, IndexError, AssertionError, RuntimeError) as error:
-        raise CardError(f"architecture {name!r} cannot be built with {options}: {error}") from error
+        raise CardError(f"architecture {found.name!r} cannot be built with {options}: {error}") from error
 
 
-def _made(name: str, maker: Callable[..., nn.Module], bands: int, classes: int, options: dict[str, Any]) -> nn.Module:
-    if name in _OURS:
-        return maker(bands=bands, classes=classes, **options)
-    extra = _PATCH_DEFAULTS if name == "dpt" else {}
-    network = maker(encoder_weights=None, in_channels=bands, classes=classes, **extra, **options)
-    _answer_in_float32(cast(Any, network.segmentation_head))
-    network.stride = cast(Any, network.encoder).output_stride
-    return network
+def _of_library(found: Architecture, bands: int, classes: int, options: dict[str, Any]) -> nn.Module:
+    extra = _PATCH_DEFAULTS if found.name == "dpt" else {}
+    network: Any = of_any_size(cast(Any, found.maker))(encoder_weights=None, in_channels=bands, classes=classes, **extra, **options)
+    _answer_in_float32(network.segmentation_head)
+    network.stride = network.encoder.output_stride
+    return cast(nn.Module, network)
 
 
 def _answer_in_float32(head: Any) -> None:

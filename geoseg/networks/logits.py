@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
+
+
+def in_float32(tensor: Tensor) -> AbstractContextManager[object]:
+    """A context without autocast on the device of a tensor."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
 class LogitsConv2d(nn.Conv2d):
@@ -28,5 +35,5 @@ class LogitsConv2d(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (N, K, H, W) float32 of features (N, C, H, W) of any floating type."""
-        with torch.autocast(features.device.type, enabled=False):
+        with in_float32(features):
             return super().forward(features.float())

@@ -86,7 +86,8 @@ def estimate(
         began = time.perf_counter()
         segmenter.logits(blank, np.ones((segmenter.batch, *shape), bool), plan.stretch).cpu()
         times.append((time.perf_counter() - began) / segmenter.batch)
-    canvas = 4 * (len(card.legend) + 1) * plan.tiling.tile * max(plan.field(core).width for core in cores)
+    rows = plan.tiling.tile + (plan.crf.tile if plan.crf else 0)
+    canvas = 4 * (len(card.legend) + 1) * rows * max(plan.asked(core).width for core in cores)
     area = plan.region.window.area
     where = Path(scene).parent
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,7 +161,7 @@ def _answer(
     if nodata is not None and not np.isnan(nodata):
         valid &= (held != nodata).any(0)
     source = ArraySource(held, valid, span, plan.scene.shape)
-    here = Plan(source, source, plan.region, plan.tiling, plan.taper, plan.stretch, scores=False)
+    here = replace(plan, scene=source, seen=source, scores=False)
     return np.concatenate([values for _, values in predict_block(here, core, _segmenter(folder, options, device))], axis=1)
 
 

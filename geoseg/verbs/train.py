@@ -28,7 +28,8 @@ from geoseg.datasets import LabelledImage, LabelledScene, LabelledSet
 from geoseg.errors import OptionsError, ResumeError
 from geoseg.legend import ISPRS, Legend
 from geoseg.losses import PartialLabelLoss, SummedLoss, Term, balanced_weights
-from geoseg.networks import build
+from geoseg.networks import build, find
+from geoseg.networks.weights import load_encoder
 from geoseg.options import parse, read_table
 from geoseg.report import write_chips
 from geoseg.window import Window
@@ -84,12 +85,14 @@ class ScheduleOptions(_Table):
 
 
 class LossOptions(_Table):
-    """What is minimised.
+    """What is minimised; see :func:`geoseg.losses.balanced_weights` and ``partial_cross_entropy``.
 
     Attributes:
-        balance: weights of the label codes; see :func:`geoseg.losses.balanced_weights`.
-        ambiguous: the same.
-        push: see :func:`geoseg.losses.partial_cross_entropy`.
+        balance: how far rare codes are raised.
+        ambiguous: weight of codes that allow several classes.
+        push: whether ambiguous codes push away the classes that they exclude.
+        auxiliary: weight of the loss of the auxiliary head, where the architecture has one (0.4: Zhao et al. 2017, section
+            5.2); with 0 there is none. The head is trained and left out of the model folder.
         terms: weight of each loss of the sum; see :class:`geoseg.losses.SummedLoss`.
     """
 
@@ -97,6 +100,7 @@ class LossOptions(_Table):
     ambiguous: float = Field(default=0.5, ge=0)
     push: bool = True
     terms: dict[Term, Annotated[float, Field(gt=0)]] = Field(default={"partial": 1.0}, min_length=1)
+    auxiliary: float = Field(default=0.4, ge=0)
 
 
 class Held(Source):
@@ -117,6 +121,7 @@ class TrainOptions(_Table):
         loss: how codes are weighed.
         schedule: how long to learn.
         validation: groups of held-out images; the first is watched during training, all are scored at the end.
+        encoder_weights: file or name of pretrained weights to begin with; see :func:`geoseg.networks.weights.load_encoder`.
         seed: of weights and chips.
         workers: processes that cut chips.
         threads: of the network on a CPU; null leaves torch's choice.
@@ -130,6 +135,7 @@ class TrainOptions(_Table):
     loss: LossOptions = LossOptions()
     schedule: ScheduleOptions
     validation: tuple[Held, ...] = Field(min_length=1)
+    encoder_weights: str | None = None
     seed: int = 0
     workers: int = Field(default=1, ge=0)
     threads: int | None = Field(default=None, ge=1)
@@ -247,15 +253,16 @@ class Training(pl.LightningModule):
     """A network learning from partial labels.
 
     Args:
-        network: of :func:`geoseg.networks.build`.
+        network: of :func:`geoseg.networks.build`; one that offers ``forward_with_auxiliary`` was built with ``auxiliary``.
         loss: of label codes.
-        options: how long and how fast.
+        options: the recipe.
         legend: the classes.
     """
 
-    def __init__(self, network: torch.nn.Module, loss: SummedLoss, options: ScheduleOptions, legend: Legend) -> None:
+    def __init__(self, network: torch.nn.Module, loss: SummedLoss, options: TrainOptions, legend: Legend) -> None:
         super().__init__()
-        self.network, self.loss, self.schedule, self.legend = network, loss, options, legend
+        self.network, self.loss, self.schedule, self.legend = network, loss, options.schedule, legend
+        self.auxiliary = options.loss.auxiliary if _has_auxiliary(options) else 0.0
         self.confusion = Confusion.empty(_CODES, len(legend))
         self.spent_s = 0.0
         self.since: float | None = None
@@ -290,12 +297,12 @@ class Training(pl.LightningModule):
             group["lr"] = rate
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """Loss of one batch; the auxiliary head, where there is one, counts 0.4."""
+        """Loss of one batch, that of the auxiliary head included."""
         pixels, labels = batch
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        if getattr(self.network, "aux_classifier", None) is not None:
+        if self.auxiliary:
             logits, auxiliary = self.network.forward_with_auxiliary(pixels)  # type: ignore[operator]
-            loss: Tensor = self.loss(logits, labels) + 0.4 * self.loss(auxiliary, labels)
+            loss: Tensor = self.loss(logits, labels) + self.auxiliary * self.loss(auxiliary, labels)
         else:
             loss = self.loss(self.network(pixels), labels)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels))
@@ -331,7 +338,14 @@ class Training(pl.LightningModule):
         self.spent_s = checkpoint["geoseg_spent_s"]
 
 
-def train(config: str | Path | Mapping[str, Any], out: str | Path, *, data: str | Path | None = None, force: bool = False) -> ModelCard:
+def train(
+    config: str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    encoder_weights: str | Path | None = None,
+    force: bool = False,
+) -> ModelCard:
     """Train a model and write its folder.
 
     A run that was stopped goes on from its last checkpoint in ``out/training``.
@@ -340,28 +354,33 @@ def train(config: str | Path | Mapping[str, Any], out: str | Path, *, data: str 
         config: YAML recipe, or its table.
         out: model folder to write: ``model.json`` and ``model.safetensors`` at the end; log and checkpoint in ``training/``.
         data: folder of the sets, instead of the recipe's.
+        encoder_weights: file or name of pretrained weights to begin with, instead of the recipe's.
         force: whether to start over instead of going on.
 
     Returns:
         the card of the trained model.
 
     Raises:
-        OptionsError: if the recipe or a set is not usable.
+        OptionsError: if the recipe, a set or the pretrained weights are not usable.
         CardError: if the network is unknown.
         ReadError: if an image cannot be decoded.
         ResumeError: if the checkpoint belongs to another recipe.
     """
-    options = read_options(config, data)
+    options = read_options(config, data, encoder_weights)
     legend = _legend(options.model.legend)
     work = Path(out) / _WORK
     checkpoint = _checkpoint(work, options, force=force)
     pl.seed_everything(options.seed)
     if options.threads:
         torch.set_num_threads(options.threads)
-    network = _network(options.model, legend, training=True).to(memory_format=torch.channels_last)
+    network = _network(options, legend, training=True)
+    if options.encoder_weights is not None and checkpoint is None:
+        model = options.model
+        load_encoder(network, find(model.architecture), model.options, len(model.bands), options.encoder_weights)
+    network = network.to(memory_format=torch.channels_last)
     source = Data(options, legend, network.stride)
     loss = _loss(source, options.loss)
-    module = Training(network, loss, options.schedule, legend)
+    module = Training(network, loss, options, legend)
     _trainer(options, work).fit(module, source, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
     return export(Path(out), module, source, options, legend)
 
@@ -395,15 +414,20 @@ def preview(config: str | Path | Mapping[str, Any], out: str | Path, *, data: st
     return folder / _CHIPS
 
 
-def read_options(config: str | Path | Mapping[str, Any], data: str | Path | None = None) -> TrainOptions:
-    """Read a recipe.
+def read_options(
+    config: str | Path | Mapping[str, Any], data: str | Path | None = None, encoder_weights: str | Path | None = None
+) -> TrainOptions:
+    """Read a recipe; what is given beside it stands before what is in it.
 
     Raises:
         OptionsError: if a key is unknown, missing or of the wrong type, or the data folder is not there.
     """
     where = "recipe" if isinstance(config, Mapping) else str(config)
     table = dict(config) if isinstance(config, Mapping) else read_table(config)
-    options = parse(TrainOptions, table | ({"data": str(data)} if data is not None else {}), where)
+    given = {"data": data, "encoder_weights": encoder_weights}
+    options = parse(TrainOptions, table | {key: str(value) for key, value in given.items() if value is not None}, where)
+    if "auxiliary" in options.model.options:
+        raise OptionsError(f"{where}: model.options.auxiliary is decided by training; set loss.auxiliary, 0 for no auxiliary head")
     if not options.data.is_dir():
         raise OptionsError(f"{where}: data folder {options.data} is not there; name the folder that holds the sets with --data")
     return options
@@ -459,7 +483,7 @@ def export(out: Path, module: Training, source: Data, options: TrainOptions, leg
     Raises:
         CardError: if the recipe's facts do not fit together.
     """
-    network = _network(options.model, legend, training=False)
+    network = _network(options, legend, training=False)
     known = network.state_dict().keys()
     weights = {key: _halved(value) for key, value in module.network.state_dict().items() if key in known}
     out.mkdir(parents=True, exist_ok=True)
@@ -498,9 +522,13 @@ def _halved(value: Tensor) -> Tensor:
     return (value.half() if value.is_floating_point() else value).contiguous()
 
 
-def _network(model: ModelOptions, legend: Legend, *, training: bool) -> Any:
-    auxiliary = {"auxiliary": True} if training and model.architecture == "fcn_resnet50" else {}
+def _network(options: TrainOptions, legend: Legend, *, training: bool) -> Any:
+    model, auxiliary = options.model, {"auxiliary": True} if training and _has_auxiliary(options) else {}
     return build(model.architecture, len(model.bands), len(legend), **model.options, **auxiliary)
+
+
+def _has_auxiliary(options: TrainOptions) -> bool:
+    return options.loss.auxiliary > 0 and "auxiliary" in find(options.model.architecture).options
 
 
 def _loss(source: Data, options: LossOptions) -> SummedLoss:
@@ -568,11 +596,11 @@ def _allowed(sets: tuple[LabelledSet, ...]) -> np.ndarray[Any, Any]:
 
 
 def _credits(source: Data, options: TrainOptions) -> tuple[str, ...]:
-    """One line for each set that gave chips."""
-    lines = []
+    """One line for each set that gave chips, and one for pretrained weights."""
+    lines = [f"encoder, at first: {Path(options.encoder_weights).name}"] if options.encoder_weights else []
     for key in dict.fromkeys(each.data for each in options.sources):
         used, parts = source.sets[key], [_part(each) for each in options.sources if each.data == key]
-        lines.append(f"{key[0]} ({'; '.join(parts)}): {used.title}. Licence: {used.licence}. Attribution: {used.attribution}")
+        lines.append(f"{used.name} ({'; '.join(parts)}): {used.title}. Licence: {used.licence}. Attribution: {used.attribution}")
     return tuple(lines)
 
 
