@@ -142,6 +142,16 @@ class ClassRaster:
                 yield window, _to_ids(pixels[0], valid, known, ids)
 
 
+def band_of(path: str | Path, *, band: int | None = None, policy: Policy | None = None) -> Scene:
+    """The band of a class raster as a scene of whole numbers; a palette does not matter, and nothing is read.
+
+    Raises:
+        SceneError: if the file may not or cannot be opened, or holds no whole numbers.
+        BandsError: if it has several bands, and none is chosen, or not the chosen one.
+    """
+    return _look(path, band, policy or Policy())[0]
+
+
 def rows_of(scene: Scene) -> Iterator[Window]:
     """Windows over the full width, from top to bottom."""
     yield from Window.of(scene.shape).split(ROWS, scene.shape[1])

@@ -489,10 +489,15 @@ def train(
             help="Pretrained encoder: a .pth or .safetensors file, or e.g. imagenet, from a hub.", metavar="PATH", show_default=False
         ),
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only draw some chips with their labels into chips.png.")] = False,
 ) -> None:
     """Train a model that `predict` takes unchanged."""
+    from geoseg.verbs.train import preview
     from geoseg.verbs.train import train as verb
 
+    if dry_run:
+        typer.echo(f"{preview(config, out, data=data)}: look at it, nothing was trained")
+        return
     verb(config, out=out, data=data, encoder_weights=encoder_weights)
 
 

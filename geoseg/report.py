@@ -211,6 +211,43 @@ def write_reliability(path: str | Path, pixels: Sequence[int], accuracy: Sequenc
     _save(canvas, Path(path), {"Software": f"geoseg {__version__}", "Title": "Reliability diagram", "Description": subtitle})
 
 
+def write_chips(
+    path: str | Path, chips: Sequence[NDArray[np.float32]], labels: Sequence[NDArray[np.uint8]], allowed: NDArray[np.bool_], legend: Legend
+) -> None:
+    """Draw training chips, each beside its labels, so that a person sees what a network will be shown.
+
+    A pixel that may have one class has that class's colour, over the chip; one that may have several has their mean, where no chip
+    shines through; an unlabelled one is hatched.
+
+    Args:
+        path: PNG to write.
+        chips: (B, H, W) each, values in 0..1; the first three bands are shown as red, green, blue, or else the first as grey.
+        labels: codes (H, W) each.
+        allowed: (256, K), the classes each code allows.
+        legend: the classes.
+
+    Raises:
+        OutputError: if the picture cannot be written.
+    """
+    colours = np.array([c.rgb for c in legend.classes], np.float64)
+    number = allowed.sum(1)
+    means = (allowed @ colours / np.maximum(number, 1)[:, None]).astype(np.float64)
+    height, width = labels[0].shape
+    columns = max(1, round(math.sqrt(len(chips) * height / (2 * width))))
+    rows = -(-len(chips) // columns)
+    canvas = Image.new("RGB", (columns * (2 * width + _GAP) + _GAP, rows * (height + _GAP) + _GAP), _PAPER)
+    for index, (values, codes) in enumerate(zip(chips, labels, strict=True)):
+        left = _GAP + index % columns * (2 * width + _GAP)
+        top = _GAP + index // columns * (height + _GAP)
+        photo = np.rint(255 * (values[:3] if len(values) >= 3 else values[[0, 0, 0]]).clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
+        share = np.where(number[codes] > 1, 1.0, _ALPHA)[..., None]
+        painted = np.rint(share * means[codes] + (1 - share) * photo).astype(np.uint8)
+        canvas.paste(Image.fromarray(np.ascontiguousarray(photo)), (left, top))
+        canvas.paste(_hatching((width, height)), (left + width, top))
+        canvas.paste(Image.fromarray(painted), (left + width, top), Image.fromarray(np.where(number[codes] > 0, 255, 0).astype(np.uint8)))
+    _save(canvas, Path(path), {}, side=max(canvas.size))
+
+
 def _shade(share: float, colour: str) -> tuple[int, int, int]:
     """From paper to a colour."""
     full = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
@@ -471,8 +508,8 @@ def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
     return built_in
 
 
-def _save(canvas: Image.Image, path: Path, facts: Mapping[str, str]) -> None:
-    """Write a PNG beside its name, then rename it.
+def _save(canvas: Image.Image, path: Path, facts: Mapping[str, str], side: int = SIDE) -> None:
+    """Write a PNG no longer than ``side`` beside its name, then rename it.
 
     Raises:
         OutputError: if that fails.
@@ -481,7 +518,7 @@ def _save(canvas: Image.Image, path: Path, facts: Mapping[str, str]) -> None:
     for key, value in facts.items():
         if value:
             notes.add_itxt(key, _clean(value))
-    canvas.thumbnail((SIDE, SIDE))
+    canvas.thumbnail((side, side))
     png = io.BytesIO()
     canvas.save(png, "PNG", pnginfo=notes, compress_level=6)
     try:

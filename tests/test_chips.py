@@ -10,6 +10,7 @@ from PIL import Image
 
 from geoseg.card import Scaling
 from geoseg.chips import ChipOptions, Chips, Frame, Pool, Source, cut, ranged, resized, standardised, vary
+from geoseg.datasets import LabelledSet
 from geoseg.legend import ISPRS
 from tests.test_datasets import TABLE, _write
 
@@ -24,7 +25,7 @@ def _frame(labels: np.ndarray, pixel_m: float = 0.2) -> Frame:
     """A frame whose three bands show the label code, ten times brighter."""
     picks = {code: np.argwhere(labels == code)[:, ::-1].astype(np.int32) for code in (1, 2) if (labels == code).any()}
     pixels = Image.fromarray(np.repeat(labels[..., None] * 10, 3, axis=2).astype(np.uint8))
-    return Frame(pixels, Image.fromarray(labels.astype(np.uint8)), pixel_m, pixel_m, picks)
+    return Frame((pixels,), Image.fromarray(labels.astype(np.uint8)), pixel_m, pixel_m, picks)
 
 
 def _pool(frames: tuple[Frame, ...]) -> Pool:
@@ -116,15 +117,16 @@ def test_scaling_is_the_cards():
 
 def test_resized_keeps_codes():
     labels = np.random.default_rng(0).choice([0, 3, 200], (30, 40)).astype(np.uint8)
-    pixels, codes = resized(_frame(labels).pixels, Image.fromarray(labels), 0.4)
+    pixels, codes = resized(_frame(labels).pixels[0], Image.fromarray(labels), 0.4)
     assert pixels.size == codes.size == (16, 12)
     assert set(np.unique(np.asarray(codes))) <= {0, 3, 200}
 
 
 def test_a_pool_is_loaded_no_finer_than_needed(tmp_path: Path):
     table = TABLE | {"split": {"train": ["a_1", "b_1"]}}
-    pool = Pool.load(_write(tmp_path / "small", table).parent, Source(set="small"), ISPRS, 0.2, np.random.default_rng(0))
-    assert [frame.pixels.size for frame in pool.frames] == [(3, 2), (6, 4)]
+    labelled = LabelledSet.read(_write(tmp_path / "small", table), ISPRS)
+    pool = Pool.load(labelled, Source(set="small"), 0.2, SCALING, np.random.default_rng(0))
+    assert [frame.size for frame in pool.frames] == [(3, 2), (6, 4)]
     assert [(frame.pixel_m, frame.native_m) for frame in pool.frames] == [(0.2, 0.1), (0.3, 0.3)]
     assert pool.areas.sum() == pytest.approx(1)
     assert not pool.holders

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from geoseg import networks
 from geoseg.legend import ISPRS, Legend
+from geoseg.verbs.train import read_options
 
 LEGENDS = Path(__file__).parents[1] / "configs" / "legends"
 
@@ -18,3 +20,15 @@ def test_the_isprs_file_says_what_the_code_says() -> None:
 @pytest.mark.parametrize("path", sorted(LEGENDS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_legend_can_be_read_and_is_named_as_its_file(path: Path) -> None:
     assert Legend.from_yaml(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", sorted((LEGENDS.parent / "train").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_can_be_read_and_its_network_is_known(path: Path, tmp_path: Path) -> None:
+    options = read_options(path, tmp_path)
+    assert options.model.architecture in networks.names()
+    assert len(options.model.bands) == len(options.model.scaling.mean)
+    assert {held.set for held in options.validation} <= {source.set for source in options.sources}
+    seen = {(source.data, source.keep, source.drop) for source in options.sources if source.part == "train"}
+    for held in options.validation:
+        if held.part == "train":
+            assert (held.data, ("*",), held.keep) in seen or any(held.keep[0] in drop for _, _, drop in seen)

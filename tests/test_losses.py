@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch.nn import functional
 
-from geoseg.losses import PartialLabelLoss, balanced_weights, partial_cross_entropy
+from geoseg.losses import PartialLabelLoss, SummedLoss, balanced_weights, partial_cross_entropy
 
 K = 5
 LOGITS = arrays.arrays(np.float32, (2, K, 3, 4), elements=st.floats(-20, 20, width=32))
@@ -79,3 +79,60 @@ def test_balanced_weights(power, expected):
     torch.testing.assert_close(weights[2], torch.tensor(expected))
     torch.testing.assert_close(weights[6], torch.tensor(0.5 * (1 / (5 * 0.75)) ** power))
     assert weights[[0, 3, 4, 5]].sum() == 0
+
+
+BESIDE = ("focal", "dice", "jaccard", "tversky", "lovasz", "ohem")
+
+
+def _explicit(name, rows, classes):
+    """The loss of (n, K) logits, from its paper, in numpy."""
+    scores = np.exp(rows - rows.max(1, keepdims=True))
+    scores /= scores.sum(1, keepdims=True)
+    truth = np.eye(K)[classes]
+    both, ours, theirs = (scores * truth).sum(0), scores.sum(0), truth.sum(0)
+    if name == "focal":
+        chance = 1 / (1 + np.exp(-rows))
+        right = np.where(truth == 1, chance, 1 - chance)
+        return (-((1 - right) ** 2) * np.log(right)).mean()
+    if name == "ohem":
+        losses = np.sort(-np.log(scores[np.arange(len(rows)), classes]))[::-1]
+        return losses[: max(1, round(len(rows) / 4))].mean()
+    if name == "lovasz":
+        parts = []
+        for k in range(K):
+            if theirs[k]:
+                order = np.argsort(-np.abs(truth[:, k] - scores[:, k]), kind="stable")
+                errors, hits = np.abs(truth[:, k] - scores[:, k])[order], truth[order, k]
+                jaccard = 1 - (theirs[k] - hits.cumsum()) / (theirs[k] + (1 - hits).cumsum())
+                parts.append((errors * np.diff(jaccard, prepend=0)).sum())
+        return np.mean(parts)
+    below = {"dice": (ours + theirs) / 2, "jaccard": ours + theirs - both, "tversky": both + 0.3 * (ours - both) + 0.7 * (theirs - both)}[
+        name
+    ]
+    return np.where(theirs > 0, 1 - both / below, 0).mean()
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=15)
+def test_terms_are_what_their_papers_say(name, seed):
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.normal(0, 2, (2, K, 3, 4)), rng.integers(0, K + 2, (2, 3, 4))
+    allowed = torch.vstack([SINGLE, torch.ones(1, K, dtype=torch.bool)])  # code 0 is unlabelled, the last allows all
+    ours = SummedLoss(PartialLabelLoss(allowed), {name: 2.0})(torch.from_numpy(logits), torch.from_numpy(labels))
+    counted = (labels > 0) & (labels <= K)
+    rows = logits.transpose(0, 2, 3, 1)[counted]
+    expected = 2 * _explicit(name, rows, labels[counted] - 1) if counted.any() else 0
+    assert ours.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_losses_add_up_and_nothing_labelled_is_nothing_lost():
+    torch.manual_seed(0)
+    logits = torch.randn(2, K, 3, 4, requires_grad=True)
+    labels, partial = torch.randint(1, K + 1, (2, 3, 4)), PartialLabelLoss(SINGLE)
+    terms = {"partial": 0.5, **dict.fromkeys(BESIDE, 0.3)}
+    single = sum(SummedLoss(partial, {name: weight})(logits, labels) for name, weight in terms.items())
+    torch.testing.assert_close(SummedLoss(partial, terms)(logits, labels), single)
+    assert torch.equal(SummedLoss(partial, {"partial": 1.0})(logits, labels), partial(logits, labels))
+    SummedLoss(partial, terms)(logits, labels * 0).backward()
+    assert not logits.grad.any()

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +9,23 @@ import torchvision
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from geoseg.card import ModelCard
+from geoseg.cli import app
+from geoseg.datasets import read_set
 from geoseg.errors import OptionsError, ResumeError
 from geoseg.networks import build
 from geoseg.verbs import train as room
 from geoseg.verbs.train import HeldOut, read_options, train, warmed_cosine
+from tests import layouts
 from tests.test_cli import geoseg
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
     pytest.mark.filterwarnings("ignore:.*treespec.*"),
 ]
+LEGENDS = Path(__file__).parents[1] / "configs" / "legends"
 RECIPE = Path(__file__).parents[1] / "configs" / "train" / "default.yaml"
 
 
@@ -199,3 +205,89 @@ def test_odd_recipes_are_refused(data: Path, tmp_path: Path):
     assert "elsewhere.pth: no encoder weights here" in refused.stderr
     with pytest.raises(OptionsError, match=r"data folder .* is not there"):
         read_options(_recipe(data), tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("layout", "bands", "legend"),
+    [
+        ("potsdam", ["red", "green", "blue"], "isprs"),
+        ("vaihingen", ["nir", "red", "green", "ndsm"], "isprs"),
+        ("spacenet", ["red", "green", "blue"], str(LEGENDS / "buildings.yaml")),
+    ],
+)
+def test_published_layouts_are_trained_from(tmp_path: Path, layout: str, bands: list[str], legend: str):
+    getattr(layouts, layout)(tmp_path / "data" / layout)
+    recipe = _recipe(tmp_path / "data", steps=3)
+    figures = {"mean": [0.4] * len(bands), "std": [0.2] * len(bands)}
+    recipe["model"] |= {"bands": bands, "legend": legend, "scaling": recipe["model"]["scaling"] | figures, "resolution_m": 0.1}
+    source = {"set": layout, "layout": layout}
+    recipe["sources"] = [source | {"drop": ["*3", "*_8"]}]
+    recipe["validation"] = [{"name": "held", **source, "part": "train", "keep": ["*3", "*_8"]}]
+    card = train(recipe, tmp_path / "out")
+    assert card.bands == tuple(bands)
+    assert card.scores["held"]["images"] > 0
+    assert card.scores["held"]["iou"]
+    assert "in windows of 64 pixels" in card.scores["measured"]
+    assert card.training_data[0].startswith(f"{layout} (* without *3, *_8): ")
+    with pytest.raises(OptionsError, match="no part 'val'"):
+        train(recipe | {"validation": [{"name": "held", **source}]}, tmp_path / "other")
+
+
+def test_large_held_out_scenes_come_in_windows(tmp_path: Path):
+    layouts.potsdam(tmp_path, ("2_10",))
+    options = read_options(_recipe(tmp_path))
+    images = read_set(tmp_path, "potsdam", room.ISPRS, ("red", "green", "blue")).select("train")
+    held = HeldOut(images, options.model.model_copy(update={"resolution_m": 0.05, "tile": 64}), 32)
+    assert len(held) == 4
+    labels = np.zeros((96, 96), np.uint8)
+    for index, (row, col) in enumerate([(0, 0), (0, 64), (64, 0), (64, 64)]):
+        pixels, codes = held[index]
+        assert pixels.shape[1:] == codes.shape == (64 if row == 0 else 32, 64 if col == 0 else 32)
+        labels[row : row + 64, col : col + 64] = codes
+    assert np.array_equal(labels, layouts.quilt(0))
+    coarse = HeldOut(images, options.model.model_copy(update={"resolution_m": 0.1, "tile": 64}), 32)
+    assert [tuple(codes.shape) for _, codes in (coarse[i] for i in range(len(coarse)))] == [(64, 64)]
+
+
+def test_sets_that_do_not_agree_are_refused(data: Path):
+    table = yaml.safe_load((data / "toy" / "set.yaml").read_text())
+    table["codes"][2]["allowed"] = ["tree"]
+    shutil.copytree(data / "toy", data / "other")
+    (data / "other" / "set.yaml").write_text(yaml.safe_dump(table))
+    with pytest.raises(OptionsError, match="other: code 2 stands for other classes than in a set before it"):
+        room.Data(read_options(_recipe(data) | {"sources": [{"set": "toy"}, {"set": "other"}]}), room.ISPRS, 8)
+
+
+def test_labels_of_another_place_are_refused(data: Path):
+    for name in "ab":
+        Image.fromarray(np.zeros((72, 72), np.uint8)).save(data / "toy" / "labels" / f"{name}.png")
+    with pytest.raises(OptionsError, match="toy: no pixel of 24 batches has a label"):
+        room.Data(read_options(_recipe(data)), room.ISPRS, 8).shares()
+
+
+def test_a_dry_run_shows_chips_beside_their_labels(data: Path, tmp_path: Path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(_recipe(data)))
+    done = CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path / "out"), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["chips.png"]
+    with Image.open(tmp_path / "out" / "chips.png") as file:
+        picture = np.asarray(file.convert("RGB")).astype(int)
+    top = left = 24  # a chip of 32 pixels, its labels, a gap
+    options = read_options(recipe)
+    pixels, codes = room.Data(options, room.ISPRS, 1).chips(0, 1)[0]
+    photo = picture[top : top + 32, left : left + 32]
+    painted = picture[top : top + 32, left + 32 : left + 64]
+    assert np.abs(photo - 255 * (pixels[0].permute(1, 2, 0).numpy() * 0.2 + [0.4, 0.4, 0.3]).clip(0, 1)).max() <= 1
+    houses, several = codes[0].numpy() == 2, codes[0].numpy() == 10
+    assert houses.any()
+    assert np.abs(painted - (0.55 * np.array([0, 0, 255]) + 0.45 * photo))[houses].max() <= 1
+    others = np.mean([c.rgb for c in room.ISPRS.classes if c.name != "building"], 0)
+    assert np.abs(painted - others)[several].max(initial=0) <= 1
+
+
+def test_a_recipe_may_sum_losses(data: Path, tmp_path: Path):
+    recipe = _recipe(data, steps=3) | {"loss": {"terms": {"partial": 1.0, "dice": 0.5, "lovasz": 0.5}}}
+    assert train(recipe, tmp_path / "sum").sha256 != train(_recipe(data, steps=3), tmp_path / "plain").sha256
+    with pytest.raises(OptionsError, match=r"loss\.terms"):
+        read_options(recipe | {"loss": {"terms": {"dcie": 1.0}}})

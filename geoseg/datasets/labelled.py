@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from geoseg.datasets.scenes import LabelledScene
 from geoseg.errors import OptionsError, ReadError
 from geoseg.legend import Legend
 from geoseg.options import nearest, read_table
@@ -53,7 +54,7 @@ class LabelledImage:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSet:
-    """A folder with ``images/``, ``labels/`` and ``set.yaml``.
+    """Images with labels: a folder with ``images/``, ``labels/`` and ``set.yaml``, or one of the layouts of this room.
 
     A label code stands for the set of classes that a pixel may have: one class, several, or none (no loss, no score).
 
@@ -64,7 +65,7 @@ class LabelledSet:
         attribution: to reproduce in model cards.
         allowed: (256, K) bool, the classes each code allows, in the legend's order.
         split: names of the images of each part, e.g. ``train`` and ``val``.
-        images: by name.
+        images: by name; small ones that are decoded whole, or scenes that are read by windows.
     """
 
     name: str
@@ -73,7 +74,7 @@ class LabelledSet:
     attribution: str
     allowed: npt.NDArray[np.bool_]
     split: Mapping[str, tuple[str, ...]]
-    images: Mapping[str, LabelledImage]
+    images: Mapping[str, LabelledImage | LabelledScene]
 
     @classmethod
     def read(cls, folder: str | Path, legend: Legend) -> LabelledSet:
@@ -92,10 +93,10 @@ class LabelledSet:
             )
         split = {part: tuple(str(name) for name in names or ()) for part, names in table["split"].items()}
         images = {name: _pair(root, name, table["gsd_m"]) for names in split.values() for name in names}
-        allowed = _allowed(table["codes"], legend, root / SET_NAME)
-        return cls(root.name, str(table["title"]), _one_line(table["licence"]), str(table["attribution"]), allowed, split, images)
+        allowed = allowed_by(table["codes"], legend, root / SET_NAME)
+        return cls(root.name, str(table["title"]), one_line(table["licence"]), str(table["attribution"]), allowed, split, images)
 
-    def select(self, part: str, keep: Sequence[str] = ("*",), drop: Sequence[str] = ()) -> tuple[LabelledImage, ...]:
+    def select(self, part: str, keep: Sequence[str] = ("*",), drop: Sequence[str] = ()) -> tuple[LabelledImage | LabelledScene, ...]:
         """The images of one part whose name matches a pattern to keep and none to drop.
 
         Raises:
@@ -103,9 +104,11 @@ class LabelledSet:
         """
         if part not in self.split:
             raise OptionsError(f"{self.name}: no part {part!r}; {nearest(part, self.split)}")
-        names = [name for name in self.split[part] if _matches(name, keep) and not _matches(name, drop)]
+        names = [name for name in self.split[part] if matches(name, keep) and not matches(name, drop)]
         if not names:
-            raise OptionsError(f"{self.name}: no image of part {part!r} matches {', '.join(keep)}; see {SET_NAME}")
+            without = f" without {', '.join(drop)}" if drop else ""
+            known = f"its images are {', '.join(self.split[part][:5])}{', ...' if len(self.split[part]) > 5 else ''}"
+            raise OptionsError(f"{self.name}: no image of part {part!r} matches {', '.join(keep)}{without}; {known}")
         return tuple(self.images[name] for name in names)
 
 
@@ -126,7 +129,7 @@ def read_codes(path: Path, legend: Legend) -> dict[int, npt.NDArray[np.bool_]]:
     strange = next((code for code in codes if not (isinstance(code, int) and 0 <= code <= 255)), None)
     if strange is not None:
         raise OptionsError(f"{path}: code {strange!r} is no number from 0 to 255; give label codes as numbers")
-    allowed = _allowed(codes, legend, path)
+    allowed = allowed_by(codes, legend, path)
     return {code: allowed[code] for code in sorted(codes)}
 
 
@@ -149,8 +152,20 @@ def _pair(root: Path, name: str, gsd_m: Any) -> LabelledImage:
     return LabelledImage(name, pixels, labels, float(size))
 
 
-def _allowed(codes: Any, legend: Legend, where: Path) -> npt.NDArray[np.bool_]:
-    """(256, K) bool from the table of codes; codes it does not name allow nothing."""
+def allowed_by(codes: Mapping[int, Any], legend: Legend, where: object) -> npt.NDArray[np.bool_]:
+    """The classes that each code of a table allows; codes it does not name allow nothing.
+
+    Args:
+        codes: for each code a table whose key ``allowed`` lists names or titles of classes.
+        legend: the classes.
+        where: first word of the refusal.
+
+    Returns:
+        (256, K) bool.
+
+    Raises:
+        OptionsError: if the legend lacks a class.
+    """
     channels = {title.casefold(): channel for channel, c in enumerate(legend.classes) for title in (c.name, c.title)}
     allowed = np.zeros((256, len(legend)), bool)
     for code, entry in codes.items():
@@ -161,10 +176,12 @@ def _allowed(codes: Any, legend: Legend, where: Path) -> npt.NDArray[np.bool_]:
     return allowed
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name matches one of the patterns, as in file names."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _one_line(value: Any) -> str:
+def one_line(value: Any) -> str:
+    """A text or a table as one line."""
     text = "; ".join(f"{key}: {part}" for key, part in value.items()) if isinstance(value, dict) else str(value)
     return " ".join(text.split())

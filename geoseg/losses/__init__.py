@@ -1,5 +1,6 @@
 """The losses."""
 
 from geoseg.losses.partial import PartialLabelLoss, balanced_weights, partial_cross_entropy
+from geoseg.losses.sums import SummedLoss, Term
 
-__all__ = ["PartialLabelLoss", "balanced_weights", "partial_cross_entropy"]
+__all__ = ["PartialLabelLoss", "SummedLoss", "Term", "balanced_weights", "partial_cross_entropy"]

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -22,20 +22,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg.card import CARD_NAME, WEIGHTS_NAME, ModelCard, Scaling
-from geoseg.chips import ChipOptions, Chips, Pool, Source, ranged, resized, standardised
+from geoseg.chips import ChipOptions, Chips, Pool, Source, in_units, native_range, ranged, resized, standardised
 from geoseg.confusion import Confusion
-from geoseg.datasets import LabelledImage, LabelledSet
+from geoseg.datasets import LabelledImage, LabelledScene, LabelledSet
 from geoseg.errors import OptionsError, ResumeError
 from geoseg.legend import ISPRS, Legend
-from geoseg.losses import PartialLabelLoss, balanced_weights
+from geoseg.losses import PartialLabelLoss, SummedLoss, Term, balanced_weights
 from geoseg.networks import build, find
 from geoseg.networks.weights import load_encoder
 from geoseg.options import parse, read_table
+from geoseg.report import write_chips
+from geoseg.window import Window
 
 _log = logging.getLogger(__name__)
 _CODES = 256
 _WORK = "training"
 _LAST = "last"
+_CHIPS = "chips.png"
 
 
 class _Table(BaseModel):
@@ -82,7 +85,7 @@ class ScheduleOptions(_Table):
 
 
 class LossOptions(_Table):
-    """Weights of the label codes; see :func:`geoseg.losses.balanced_weights` and ``partial_cross_entropy``.
+    """What is minimised; see :func:`geoseg.losses.balanced_weights` and ``partial_cross_entropy``.
 
     Attributes:
         balance: how far rare codes are raised.
@@ -90,18 +93,21 @@ class LossOptions(_Table):
         push: whether ambiguous codes push away the classes that they exclude.
         auxiliary: weight of the loss of the auxiliary head, where the architecture has one (0.4: Zhao et al. 2017, section
             5.2); with 0 there is none. The head is trained and left out of the model folder.
+        terms: weight of each loss of the sum; see :class:`geoseg.losses.SummedLoss`.
     """
 
     balance: float = Field(default=0.5, ge=0, le=1)
     ambiguous: float = Field(default=0.5, ge=0)
     push: bool = True
+    terms: dict[Term, Annotated[float, Field(gt=0)]] = Field(default={"partial": 1.0}, min_length=1)
     auxiliary: float = Field(default=0.4, ge=0)
 
 
 class Held(Source):
-    """Validation images that share one line of scores."""
+    """Validation images that share one line of scores; of the part ``val`` unless it says another."""
 
     name: str
+    part: str = "val"
 
 
 class TrainOptions(_Table):
@@ -137,20 +143,28 @@ class TrainOptions(_Table):
 
 
 class HeldOut(Dataset[tuple[Tensor, Tensor]]):
-    """Whole validation images at the card's resolution, one an item.
+    """Validation images at the card's resolution: whole ones, one an item, and scenes in windows of the card's tile.
 
     Args:
         images: to read.
-        model: scaling and resolution.
+        model: scaling, resolution and tile.
         stride: height and width are filled up to multiples of it, with the mean colour and no label.
     """
 
-    def __init__(self, images: tuple[LabelledImage, ...], model: ModelOptions, stride: int) -> None:
+    def __init__(self, images: tuple[LabelledImage | LabelledScene, ...], model: ModelOptions, stride: int) -> None:
         self.images, self.model, self.stride = images, model, stride
+        self.items: list[LabelledImage | tuple[LabelledScene, Window]] = []
+        for image in images:
+            if isinstance(image, LabelledImage):
+                self.items.append(image)
+            else:
+                windows = Window.of(image.reduced(model.resolution_m)).split(model.tile, model.tile)
+                self.items += [(image, window) for window in windows]
+        self.ranges = {image.name: native_range(image, model.scaling) for image in images if isinstance(image, LabelledScene)}
 
     def __len__(self) -> int:
-        """Number of images."""
-        return len(self.images)
+        """Number of items."""
+        return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Scaled pixels (B, H, W) float32 and label codes (H, W) uint8.
@@ -158,11 +172,16 @@ class HeldOut(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ReadError: if a file cannot be decoded.
         """
-        image = self.images[index]
-        pixels, labels = (np.asarray(picture) for picture in resized(*image.read(), factor=image.gsd_m / self.model.resolution_m))
+        item, scaling = self.items[index], self.model.scaling
+        if isinstance(item, LabelledImage):
+            pixels, labels = (np.asarray(picture) for picture in resized(*item.read(), factor=item.gsd_m / self.model.resolution_m))
+            values = standardised(ranged(pixels.transpose(2, 0, 1), scaling), scaling)
+        else:
+            image, window = item
+            native, valid, labels = image.read(window, image.reduced(self.model.resolution_m))
+            native = in_units(np.where(valid, native, 0), *self.ranges[image.name], scaling)
+            values = standardised(ranged(native, scaling), scaling) * valid
         rim = [(0, -length % self.stride) for length in labels.shape]
-        scaling = self.model.scaling
-        values = standardised(ranged(pixels.transpose(2, 0, 1), scaling), scaling)
         return torch.from_numpy(np.pad(values, [(0, 0), *rim])), torch.from_numpy(np.pad(labels, rim))
 
 
@@ -180,10 +199,14 @@ class Data(pl.LightningDataModule):
         self.options, self.legend, self.stride = options, legend, stride
         rng = np.random.default_rng(options.seed)
         finest_m = options.model.resolution_m * options.chips.scale[0]
-        self.pools = tuple(Pool.load(options.data, source, legend, finest_m, rng) for source in options.sources)
-        sets = {source.set: LabelledSet.read(options.data / source.set, legend) for source in (*options.sources, *options.validation)}
-        self.sets = sets
-        self.allowed = np.logical_or.reduce([each.allowed for each in sets.values()])
+        self.sets: dict[Any, LabelledSet] = {}
+        self.groups: dict[Held, HeldOut] = {}
+        for source in (*options.sources, *options.validation):
+            if source.data not in self.sets:
+                self.sets[source.data] = source.read(options.data, legend, options.model.bands)
+        self.allowed = _allowed(tuple(self.sets.values()))
+        scaling = options.model.scaling
+        self.pools = tuple(Pool.load(self.sets[source.data], source, finest_m, scaling, rng) for source in options.sources)
 
     def chips(self, first: int, count: int, seed: int | None = None) -> Chips:
         """Batches ``first`` to ``first + count``."""
@@ -192,14 +215,26 @@ class Data(pl.LightningDataModule):
         return Chips(self.pools, options.chips, options.model.scaling, options.model.resolution_m, seed=seed, first=first, count=count)
 
     def held_out(self, held: Held) -> HeldOut:
-        """The images of one validation group."""
-        return HeldOut(self.sets[held.set].select("val", held.keep, held.drop), self.options.model, self.stride)
+        """The images of one validation group, looked at once."""
+        if held not in self.groups:
+            images = self.sets[held.data].select(held.part, held.keep, held.drop)
+            self.groups[held] = HeldOut(images, self.options.model, self.stride)
+        return self.groups[held]
 
     def shares(self, batches: int = 24) -> Tensor:
-        """(C,) share of each code among labelled chip pixels, measured on a few batches."""
+        """(C,) share of each code among labelled chip pixels, measured on a few batches.
+
+        Raises:
+            OptionsError: if nothing is labelled.
+        """
         chips = self.chips(0, batches, seed=self.options.seed + 1)
         counts = sum((torch.bincount(chips[i][1].flatten().long(), minlength=_CODES) for i in range(batches)), torch.zeros(_CODES)).double()
-        counts[~self.allowed.any(1)] = 0
+        counts[torch.as_tensor(~self.allowed.any(1))] = 0
+        if not counts.any():
+            sources = ", ".join(source.set for source in self.options.sources)
+            raise OptionsError(
+                f"{sources}: no pixel of {batches} batches has a label that allows a class; are images and labels of one place?"
+            )
         return counts / counts.sum()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -224,7 +259,7 @@ class Training(pl.LightningModule):
         legend: the classes.
     """
 
-    def __init__(self, network: torch.nn.Module, loss: PartialLabelLoss, options: TrainOptions, legend: Legend) -> None:
+    def __init__(self, network: torch.nn.Module, loss: SummedLoss, options: TrainOptions, legend: Legend) -> None:
         super().__init__()
         self.network, self.loss, self.schedule, self.legend = network, loss, options.schedule, legend
         self.auxiliary = options.loss.auxiliary if _has_auxiliary(options) else 0.0
@@ -350,6 +385,35 @@ def train(
     return export(Path(out), module, source, options, legend)
 
 
+def preview(config: str | Path | Mapping[str, Any], out: str | Path, *, data: str | Path | None = None, chips: int = 12) -> Path:
+    """Draw the first chips of a training that is not begun, with their labels.
+
+    Args:
+        config: YAML recipe, or its table.
+        out: folder of the picture ``chips.png``.
+        data: folder of the sets, instead of the recipe's.
+        chips: how many.
+
+    Returns:
+        path of the picture.
+
+    Raises:
+        OptionsError: if the recipe or a set is not usable.
+        ReadError: if an image cannot be decoded.
+        OutputError: if the picture cannot be written.
+    """
+    options = read_options(config, data)
+    legend, scaling = _legend(options.model.legend), options.model.scaling
+    source = Data(options, legend, stride=1)
+    batches = source.chips(0, -(-chips // options.chips.batch))
+    pairs = [pair for index in range(len(batches)) for pair in zip(*(each.numpy() for each in batches[index]), strict=True)][:chips]
+    mean, std = (np.array(figures, np.float32)[:, None, None] for figures in (scaling.mean, scaling.std))
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_chips(folder / _CHIPS, [pixels * std + mean for pixels, _ in pairs], [codes for _, codes in pairs], source.allowed, legend)
+    return folder / _CHIPS
+
+
 def read_options(
     config: str | Path | Mapping[str, Any], data: str | Path | None = None, encoder_weights: str | Path | None = None
 ) -> TrainOptions:
@@ -403,7 +467,7 @@ def score(network: torch.nn.Module, images: HeldOut, allowed: np.ndarray[Any, An
             total += confusion(network, (pixels[None], labels[None]), len(legend))
     iou, f1 = total.iou(allowed), total.f1(allowed)
     return {
-        "images": len(images),
+        "images": len(images.images),
         "labelled_mpx": round(float(total.counts[allowed.any(1)].sum()) / 1e6, 2),
         "iou": _by_class(legend, iou),
         "f1": _by_class(legend, f1),
@@ -467,12 +531,12 @@ def _has_auxiliary(options: TrainOptions) -> bool:
     return options.loss.auxiliary > 0 and "auxiliary" in find(options.model.architecture).options
 
 
-def _loss(source: Data, options: LossOptions) -> PartialLabelLoss:
+def _loss(source: Data, options: LossOptions) -> SummedLoss:
     allowed, shares = torch.from_numpy(source.allowed), source.shares()
     weights = balanced_weights(shares, allowed, power=options.balance, ambiguous=options.ambiguous)
     for code in torch.nonzero(weights).flatten().tolist():
         _log.info("code %d: %.2f %% of labelled pixels, weight %.2f", code, 100 * shares[code], weights[code])
-    return PartialLabelLoss(allowed, weights, push=options.push)
+    return SummedLoss(PartialLabelLoss(allowed, weights, push=options.push), options.terms)
 
 
 def _trainer(options: TrainOptions, work: Path) -> pl.Trainer:
@@ -516,12 +580,27 @@ def _legend(name: str) -> Legend:
     return ISPRS if name == ISPRS.name else Legend.from_yaml(name)
 
 
+def _allowed(sets: tuple[LabelledSet, ...]) -> np.ndarray[Any, Any]:
+    """(256, K) bool, what each code allows; sets that are used together have to agree on it."""
+    first = sets[0]
+    allowed = first.allowed.copy()
+    for other in sets[1:]:
+        clash = np.flatnonzero(allowed.any(1) & other.allowed.any(1) & (allowed != other.allowed).any(1))
+        if len(clash):
+            raise OptionsError(
+                f"{other.name}: code {clash[0]} stands for other classes than in a set before it ({first.name}, ...); "
+                "sets of one recipe must agree on their codes"
+            )
+        allowed |= other.allowed
+    return allowed
+
+
 def _credits(source: Data, options: TrainOptions) -> tuple[str, ...]:
     """One line for each set that gave chips, and one for pretrained weights."""
     lines = [f"encoder, at first: {Path(options.encoder_weights).name}"] if options.encoder_weights else []
-    for name in dict.fromkeys(each.set for each in options.sources):
-        used, parts = source.sets[name], [_part(each) for each in options.sources if each.set == name]
-        lines.append(f"{name} ({'; '.join(parts)}): {used.title}. Licence: {used.licence}. Attribution: {used.attribution}")
+    for key in dict.fromkeys(each.data for each in options.sources):
+        used, parts = source.sets[key], [_part(each) for each in options.sources if each.data == key]
+        lines.append(f"{used.name} ({'; '.join(parts)}): {used.title}. Licence: {used.licence}. Attribution: {used.attribution}")
     return tuple(lines)
 
 
@@ -530,8 +609,10 @@ def _part(source: Source) -> str:
 
 
 def _how(module: Training, options: TrainOptions) -> str:
+    large = any(held.layout != "set" for held in options.validation)
+    seen = f"val images of each group in windows of {options.model.tile} pixels" if large else "whole val images of each group"
     return (
-        f"whole val images of each group at {options.model.resolution_m} m, one pass without tiling, {options.precision}, half-precision "
+        f"{seen} at {options.model.resolution_m} m, one pass without tiling, {options.precision}, half-precision "
         f"weights, after {module.global_step} steps in {module.elapsed_s() / 60:.0f} minutes; IoU and F1 of a class over pixels "
         "whose label is that class alone or excludes it; not comparable with published ISPRS scores"
     )
