@@ -179,7 +179,7 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("kind: slurm\nmemroy: 4GiB\n", "unknown key 'memroy'; did you mean 'memory'"),
         ("kind: slurm\nworkers: 3\n", "key 'workers' is not for kind 'slurm'; "),
         ("kind: cuda\nthread: 3\n", "unknown key 'thread'; did you mean 'threads'"),
-        ("kind: local\njobs: 3\n", "key 'jobs' is not for kind 'local'; expected one of gpu, no_workers_timeout, threads, workers"),
+        ("kind: local\njobs: 3\n", "key 'jobs' is not for kind 'local'; expected one of gpu, no_workers_timeout, report, threads, workers"),
         ("kind: slurm\nwalltime: 10:00:00\n", "walltime: .*36000 is no time.*with the quotes"),
         ("kind: slurm\nwalltime: '90'\n", "walltime: .*'90' is no time"),
         ("kind: slurm\nmemory: much\n", "memory: .*'much' is no amount"),
