@@ -4,56 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 
 from geoseg.card import ModelCard
+from geoseg.errors import CardError
 from geoseg.instances import Instance
 from geoseg.networks import maskrcnn
-from geoseg.networks.maskrcnn import Detections, MaskRCNN
+from geoseg.networks.maskrcnn import Detections
 from geoseg.scene import Stretch
-from geoseg.segmenter import DTYPES, Precision, find_device, find_precision, load_weights, scaled, tune_malloc
+from geoseg.segmenter import Augmentation, Precision, Segmenter
 
 _BATCH_ON_GPU = 8
 _INSIDE = 0.5
 
 
-class Detector:
-    """Answers batches of native pixels with instances.
+class Detector(Segmenter):
+    """A segmenter whose network is a Mask R-CNN: `instances` is its answer, and boxes and masks are made in float32 in any precision.
 
-    Attributes:
-        card: the model's facts.
-        device: where the network lives.
-        precision: of the backbone, ``fp32``, ``bf16`` or ``fp16``, resolved; boxes and masks are made in float32.
-        batch: tiles of one forward pass: 1 on a CPU, 8 on a GPU, halved when memory runs out.
+    ``batch`` is 1 on a CPU, 8 on a GPU, halved when memory runs out.
     """
 
-    def __init__(self, card: ModelCard, network: MaskRCNN, *, device: str = "auto", precision: Precision = "auto") -> None:
-        """Put a network on a device.
-
-        Args:
-            card: its facts.
-            network: to answer.
-            device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-            precision: of the backbone.
-
-        Raises:
-            OptionsError: if the device is not there.
-        """
-        self.card = card
-        self.device = find_device(device)
-        self.precision = find_precision(precision, self.device)
-        self.batch = _BATCH_ON_GPU if self.device.type == "cuda" else 1
-        if self.device.type == "cpu":
-            tune_malloc()
-        self._network = network.eval().to(self.device).to(memory_format=torch.channels_last)
-
     @classmethod
-    def load(cls, model: str | Path, *, device: str = "auto", precision: Precision = "auto") -> Detector:
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        tta: Augmentation = "none",
+        compile: bool = False,  # noqa: A002 the word of torch
+    ) -> Detector:
         """Build the network that a model folder describes and load its weights (safetensors only, hash checked).
 
         Raises:
@@ -62,8 +50,11 @@ class Detector:
         card, weights = ModelCard.read(model)
         card.check(weights)
         network = maskrcnn.build(card.architecture, bands=len(card.bands), classes=len(card.legend), **card.options)
-        load_weights(network, card, weights)
-        return cls(card, network, device=device, precision=precision)
+        try:
+            network.load_state_dict(safetensors.torch.load_file(weights))  # of half precision into parameters of float32
+        except (safetensors.SafetensorError, RuntimeError) as error:
+            raise CardError(f"{weights}: not the weights of {card.architecture} {card.options}: {str(error).splitlines()[0]}") from error
+        return cls(card, network, device=device, precision=precision, tta=tta, compile=compile)
 
     def prepare(self, shape: tuple[int, int], largest: int | None = None) -> None:
         """Warm up: the first pass is the one that chooses and compiles kernels.
@@ -72,7 +63,7 @@ class Detector:
             shape: height and width of the tiles to come.
             largest: of a batch; None for the device's own choice.
         """
-        self.batch = largest or self.batch
+        self.batch = largest or (_BATCH_ON_GPU if self.device.type == "cuda" else 1)
         self.instances(np.zeros((self.batch, len(self.card.bands), *shape), np.uint8), np.ones((self.batch, *shape), bool))
 
     def instances(self, pixels: NDArray[np.generic], valid: NDArray[np.bool_], stretch: Stretch | None = None) -> list[list[Instance]]:
@@ -86,25 +77,19 @@ class Detector:
         Raises:
             torch.OutOfMemoryError: if not even one tile fits.
         """
-        prepared = scaled(pixels, valid, self.card.scaling, stretch, self.device)
-        found = self._detections(prepared)
-        ids, shape = self.card.legend.ids, valid.shape[1:]
-        return [list(_instances(each, ids, known)) for each, known in zip(found, valid.reshape(-1, *shape), strict=True)]
+        found = self._detections(self._scale(pixels, valid, stretch))
+        return [list(_instances(each, self.card.legend.ids, known)) for each, known in zip(found, valid, strict=True)]
 
-    def _detections(self, prepared: torch.Tensor) -> list[Detections]:
+    def _detections(self, scaled: torch.Tensor) -> list[Detections]:
         while True:
             try:
-                return [each for part in torch.split(prepared, self.batch) for each in self._forward(part)]
+                return [each.cpu() for part in torch.split(scaled, self.batch) for each in cast(list[Detections], self._forward(part))]
             except torch.OutOfMemoryError:
                 if self.batch == 1:
                     raise
                 self.batch //= 2
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
-
-    def _forward(self, part: torch.Tensor) -> list[Detections]:
-        with torch.inference_mode(), torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
-            return [Detections(each.boxes.cpu(), each.labels.cpu(), each.scores.cpu(), each.masks.cpu()) for each in self._network(part)]
 
 
 def cropped(found: Detections, shape: tuple[int, int]) -> Iterator[tuple[NDArray[np.bool_], int, int]]:

@@ -19,7 +19,9 @@ import torch
 from geoseg import blend
 from geoseg.blend import Canvas, Taper, taper
 from geoseg.card import ModelCard
+from geoseg.detector import Detector
 from geoseg.errors import CoverageError, OptionsError, ResolutionError
+from geoseg.instances import View
 from geoseg.legend import NODATA
 from geoseg.region import Region
 from geoseg.scene import Scene, Stretch
@@ -265,7 +267,7 @@ def _blend(plan: Plan, core: Window, segmenter: Segmenter, tick: Callable[[int],
     canvas = Canvas(field.row, field.col, field.width, depth, len(segmenter.card.legend), weights, segmenter.device)
     rows, cols = plan.around(core)
     done = 0
-    for tiles, pixels, valid in _ahead(_questions(plan, core, segmenter), 3):
+    for tiles, pixels, valid in _ahead(_questions(plan, plan.tiles(core), segmenter), 3):
         answers = segmenter.logits(pixels, valid, plan.stretch)
         for tile, logits in zip(tiles, answers, strict=True):
             for first, end in _finished(rows, done, tile.window.row + rim, canvas):
@@ -313,11 +315,49 @@ def _answer(plan: Plan, core: Window, canvas: Canvas, around: tuple[tuple[np.nda
         return window, torch.cat(layers), short | ~finite
 
 
-def _questions(plan: Plan, core: Window, segmenter: Segmenter) -> Generator[tuple[list[Tile], np.ndarray, np.ndarray]]:
-    """Read a block, a row of the lattice at a time, and hand its tiles out in batches, without those that hold no valid pixel."""
+def detect_block(plan: Plan, core: Window, detector: Detector, tick: Callable[[int], None] = lambda _: None) -> list[View]:
+    """Find the instances in the tiles one block owns: those whose middle lies in it, so that each tile is one block's.
+
+    Args:
+        plan: of a scene that the network sees as it is.
+        core: what the block owns.
+        detector: the model.
+        tick: called with the number of tiles that were answered since the last call.
+
+    Returns:
+        What each tile shows, in pixels of the scene.
+
+    Raises:
+        ReadError: if a part of the scene cannot be decoded.
+    """
+    views = []
+    for tiles, pixels, valid in _ahead(_questions(plan, _owned(plan, core), detector), 3):
+        for tile, found in zip(tiles, detector.instances(pixels, valid, plan.stretch), strict=True):
+            views += [View(tile.seen, instance.shift(tile.seen.row, tile.seen.col)) for instance in found]
+        tick(len(tiles))
+    return views
+
+
+def _owned(plan: Plan, core: Window) -> list[Tile]:
+    """The tiles of the region whose middle lies in a core; of tiles that see the same the first."""
+    first: dict[Window, Tile] = {}
+    for tile in plan.tiling.tiles(plan.region.window):
+        first.setdefault(tile.seen, tile)
+    return [tile for tile in first.values() if core.contains(_middle(tile.window, plan.region.window))]
+
+
+def _middle(window: Window, region: Window) -> Window:
+    """The pixel in the middle of a window's part of the region."""
+    part = window & region
+    assert part is not None  # the tile touches the region
+    return Window(part.row + part.height // 2, part.col + part.width // 2, 1, 1)
+
+
+def _questions(plan: Plan, asked: list[Tile], model: Segmenter) -> Generator[tuple[list[Tile], np.ndarray, np.ndarray]]:
+    """Read tiles, a row of the lattice at a time, and hand them out in batches, without those that hold no valid pixel."""
     tiles: list[Tile] = []
     with plan.seen.reader() as reader:
-        for _, row in itertools.groupby(plan.tiles(core), key=lambda tile: tile.window.row):
+        for _, row in itertools.groupby(asked, key=lambda tile: tile.window.row):
             wanted = [tile for tile in row if not reader.empty(tile.seen)]
             if not wanted:
                 continue
@@ -329,7 +369,7 @@ def _questions(plan: Plan, core: Window, segmenter: Segmenter) -> Generator[tupl
                 if not valid[part].any():
                     continue
                 if not tiles:
-                    shape = (segmenter.batch, *tile.seen.shape)
+                    shape = (model.batch, *tile.seen.shape)
                     batch, known = np.empty((*shape, len(pixels)), pixels.dtype), np.empty(shape, bool)
                 batch[len(tiles)], known[len(tiles)] = pixels[:, *part].transpose(1, 2, 0), valid[part]
                 tiles.append(tile)

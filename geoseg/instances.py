@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -54,6 +54,10 @@ class Instance:
         changes = np.flatnonzero(np.diff(inside.ravel(), prepend=False))
         runs = np.diff(changes, prepend=0, append=inside.size).astype(np.uint32)
         return cls(Window(row + int(rows[0]), col + int(cols[0]), *inside.shape), runs, class_id, score)
+
+    def shift(self, rows: int, cols: int) -> Instance:
+        """The same instance, moved."""
+        return replace(self, window=self.window.shift(rows, cols))
 
     @property
     def area(self) -> int:

@@ -25,6 +25,24 @@ def identity(facts: Facts) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def tags(facts: Facts, source: str) -> dict[str, str]:
+    """What a file says of the run that made it.
+
+    Args:
+        facts: of the run.
+        source: path of its scene.
+    """
+    model, scene = facts["model"], facts["scene"]
+    return {
+        "GEOSEG_VERSION": facts["geoseg"],
+        "MODEL": f"{model['name']} {model['version']}",
+        "MODEL_SHA256": model["weights_sha256"],
+        "SOURCE": Path(source).name,
+        "SOURCE_SHA256": scene["sha256"],
+        "OPTIONS": ", ".join(f"{key}={value}" for key, value in facts["options"].items()),
+    }
+
+
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
     """Turn an operating system's refusal to write into an ``OutputError`` that says what to do."""
@@ -70,7 +88,7 @@ class Run:
         facts: what decides the result.
     """
 
-    def __init__(self, out: Path, stem: str, facts: Facts, *, force: bool = False) -> None:
+    def __init__(self, out: Path, stem: str, facts: Facts, *, force: bool = False, suffix: str = ".tif") -> None:
         """Describe a run; nothing is touched before the context is entered.
 
         Args:
@@ -78,8 +96,9 @@ class Run:
             stem: the results' names begin with it.
             facts: everything that decides the result, JSON-able.
             force: forget earlier work and replace earlier results.
+            suffix: of the files of finished blocks.
         """
-        self.out, self.stem, self.facts, self.force = out, stem, facts, force
+        self.out, self.stem, self.facts, self.force, self._suffix = out, stem, facts, force, suffix
         self.work = out / f".geoseg-{stem}"
         self.identity = identity(facts)
         self._made_out = False
@@ -153,9 +172,9 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Give the folder back: what is half-written goes, finished blocks stay, and a folder without any goes too."""
-        worth = kind is not None and any(self.work.glob("block-*[0-9].tif"))
+        worth = kind is not None and any(self.work.glob(f"block-*[0-9]{self._suffix}"))
         for path in self.work.glob("*"):
-            if not worth or not (path.name in ("lock", "run.json") or path.match("block-*[0-9].tif")):
+            if not worth or not (path.name in ("lock", "run.json") or path.match(f"block-*[0-9]{self._suffix}")):
                 path.unlink(missing_ok=True) if not path.is_dir() else shutil.rmtree(path, ignore_errors=True)
         if not worth and self.work.exists():
             self.work.rmdir()
@@ -168,7 +187,7 @@ class Run:
 
     def block(self, core: Window) -> Path:
         """Where the finished block with this core is kept; the file exists only when the block is complete."""
-        return self.work / f"block-{core.row}-{core.col}-{core.height}-{core.width}.tif"
+        return self.work / f"block-{core.row}-{core.col}-{core.height}-{core.width}{self._suffix}"
 
     def check_clear(self, names: Iterable[str]) -> None:
         """Make sure that no result is about to replace a file of unknown origin.

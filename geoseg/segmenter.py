@@ -6,7 +6,7 @@ import ctypes
 import ctypes.util
 import sys
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import safetensors
@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from geoseg import networks
-from geoseg.card import ModelCard, Scaling
+from geoseg.card import ModelCard
 from geoseg.errors import CardError, OptionsError
 from geoseg.networks import maskrcnn
 from geoseg.networks.fold import fold_batch_norms
@@ -23,9 +23,7 @@ from geoseg.scene import Stretch
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Augmentation = Literal["none", "flips", "d4"]
 
-DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What each precision multiplies in."""
-
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LARGEST_BATCH = 32
 
 
@@ -67,8 +65,8 @@ class Segmenter:
             if value not in known:
                 raise OptionsError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
         self.card = card
-        self.device = find_device(device)
-        self.precision = find_precision(precision, self.device)
+        self.device = _device(device)
+        self.precision = _precision(precision, self.device)
         self.batch = 1
         self._views = {"none": _IDENTITY, "flips": _FLIPS, "d4": _D4}[tta]
         if self.device.type == "cpu":
@@ -96,7 +94,11 @@ class Segmenter:
         if card.architecture in maskrcnn.names():
             raise CardError(f"{model}: {card.architecture} answers with instances, not with classes; use it with geoseg predict")
         network = networks.build(card.architecture, bands=len(card.bands), classes=len(card.legend), **card.options)
-        load_weights(network, card, weights)
+        try:
+            state = safetensors.torch.load_file(weights)
+            network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()})
+        except (safetensors.SafetensorError, RuntimeError) as error:
+            raise CardError(f"{weights}: not the weights of {card.architecture} {card.options}: {str(error).splitlines()[0]}") from error
         network = fold_batch_norms(network.eval(), len(card.bands))
         return cls(card, network, device=device, precision=precision, tta=tta, compile=compile)
 
@@ -142,13 +144,13 @@ class Segmenter:
         Raises:
             torch.OutOfMemoryError: if not even one tile fits.
         """
-        prepared = scaled(pixels, valid, self.card.scaling, stretch, self.device)
+        scaled = self._scale(pixels, valid, stretch)
         while True:
             try:
                 return (
-                    torch.cat([self._padded(part) for part in torch.split(prepared, self.batch)])
-                    if len(prepared) > self.batch
-                    else self._padded(prepared)
+                    torch.cat([self._padded(part) for part in torch.split(scaled, self.batch)])
+                    if len(scaled) > self.batch
+                    else self._padded(scaled)
                 )
             except torch.OutOfMemoryError:
                 if self.batch == 1:
@@ -166,7 +168,7 @@ class Segmenter:
         return self._forward(whole)[: len(part)]
 
     def _forward(self, scaled: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode(), torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+        with torch.inference_mode(), torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
             if len(self._views) == 1:
                 answer: torch.Tensor = self._network(scaled)
                 return answer
@@ -177,54 +179,29 @@ class Segmenter:
                 total = total + torch.rot90(answer.flip(3) if flip else answer, -turns, (2, 3))
             return total / len(self._views)
 
+    def _scale(self, pixels: np.ndarray, valid: np.ndarray, stretch: Stretch | None) -> torch.Tensor:
+        """Native pixels to network input on the device, ``(N, B, H, W)`` float32, channels last."""
+        facts = self.card.scaling
+        low = torch.tensor(stretch.low if stretch else [facts.low] * len(facts.mean), dtype=torch.float32)
+        high = torch.tensor(stretch.high if stretch else [facts.high] * len(facts.mean), dtype=torch.float32)
+        mean, std = torch.tensor(facts.mean), torch.tensor(facts.std)
+        if pixels.dtype.byteorder == ">" or pixels.dtype not in (np.uint8, np.int16, np.int32, np.float32):
+            pixels = pixels.astype(np.float32)
+        with torch.inference_mode():
+            x = self._send(torch.from_numpy(pixels)).to(torch.float32, memory_format=torch.channels_last)
+            known = self._send(torch.from_numpy(valid))[:, None]
+            if stretch is None and pixels.dtype == np.uint8 and (facts.low, facts.high) == (0, 255):
+                x = torch.addcmul(self._axis(-mean / std), x, self._axis(1 / (255 * std)))
+            else:
+                x = (x - self._axis(low)) / self._axis(high - low)
+                x = (x.clamp_(0, 1) - self._axis(mean)) / self._axis(std)
+            return x if valid.all() else torch.where(known, x, torch.zeros((), device=self.device))
 
-def load_weights(network: torch.nn.Module, card: ModelCard, weights: Path) -> None:
-    """Put the weights of a safetensors file into a network.
+    def _axis(self, values: torch.Tensor) -> torch.Tensor:
+        return values.view(1, -1, 1, 1).to(self.device, non_blocking=True)
 
-    Raises:
-        CardError: if they are not of this network.
-    """
-    try:
-        state = safetensors.torch.load_file(weights)
-        network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()})
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        raise CardError(f"{weights}: not the weights of {card.architecture} {card.options}: {str(error).splitlines()[0]}") from error
-
-
-def scaled(pixels: np.ndarray, valid: np.ndarray, facts: Scaling, stretch: Stretch | None, device: torch.device) -> torch.Tensor:
-    """Native pixels to network input on the device.
-
-    Args:
-        pixels: ``(N, B, H, W)`` in the scene's own dtype; fastest when its memory is ordered N, H, W, B.
-        valid: ``(N, H, W)`` bool; other pixels become the training mean.
-        facts: of the model's card.
-        stretch: the scene's own range per band where it is not of the card's dtype.
-        device: where the network lives.
-
-    Returns:
-        ``(N, B, H, W)`` float32, channels last.
-    """
-
-    def axis(values: torch.Tensor) -> torch.Tensor:
-        return values.view(1, -1, 1, 1).to(device, non_blocking=True)
-
-    def send(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-    low = torch.tensor(stretch.low if stretch else [facts.low] * len(facts.mean), dtype=torch.float32)
-    high = torch.tensor(stretch.high if stretch else [facts.high] * len(facts.mean), dtype=torch.float32)
-    mean, std = torch.tensor(facts.mean), torch.tensor(facts.std)
-    if pixels.dtype.byteorder == ">" or pixels.dtype not in (np.uint8, np.int16, np.int32, np.float32):
-        pixels = pixels.astype(np.float32)
-    with torch.inference_mode():
-        x = send(torch.from_numpy(pixels)).to(torch.float32, memory_format=torch.channels_last)
-        known = send(torch.from_numpy(valid))[:, None]
-        if stretch is None and pixels.dtype == np.uint8 and (facts.low, facts.high) == (0, 255):
-            x = torch.addcmul(axis(-mean / std), x, axis(1 / (255 * std)))
-        else:
-            x = (x - axis(low)) / axis(high - low)
-            x = (x.clamp_(0, 1) - axis(mean)) / axis(std)
-        return x if valid.all() else torch.where(known, x, torch.zeros((), device=device))
+    def _send(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor.to(self.device)
 
 
 _IDENTITY = [(0, False)]
@@ -232,12 +209,7 @@ _FLIPS = [(0, False), (0, True), (2, False), (2, True)]
 _D4 = [(turns, flip) for turns in range(4) for flip in (False, True)]
 
 
-def find_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is a GPU where there is one.
-
-    Raises:
-        OptionsError: if it is not there.
-    """
+def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -248,8 +220,7 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def find_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
-    """The precision of a name; ``auto`` is bf16 where the device multiplies it fast."""
+def _precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
     if name != "auto":
         return name
     if device.type == "cuda":

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "geoseg"
 LIGHT = (
     *("errors", "window", "legend", "card", "tiling", "blend", "policy", "cog", "report", "manifest", "scene"),
-    *("polygons", "features", "geopackage", "vectors", "classes"),
+    *("polygons", "features", "geopackage", "vectors", "classes", "blocks", "instances", "average_precision"),
 )
 LARGE_BYTES = 500_000
 MAY_BE_LARGE = re.compile(r"demo/\w+\.tif|geoseg/models/[\w-]+/model\.safetensors")

@@ -43,6 +43,10 @@ class Detections:
     scores: Tensor
     masks: Tensor
 
+    def cpu(self) -> Detections:
+        """The same, on the host."""
+        return Detections(self.boxes.cpu(), self.labels.cpu(), self.scores.cpu(), self.masks.cpu())
+
 
 class MaskRCNN(nn.Module):
     """He et al. 2017, "Mask R-CNN", on the feature pyramid of Lin et al. 2017; v2 with the heads of Li et al. 2021, section 3.1.
