@@ -28,7 +28,7 @@ from geoseg.datasets import LabelledImage, LabelledSet
 from geoseg.errors import OptionsError, ResumeError
 from geoseg.legend import ISPRS, Legend
 from geoseg.losses import PartialLabelLoss, balanced_weights
-from geoseg.networks import build
+from geoseg.networks import build, maskrcnn
 from geoseg.options import parse, read_table
 
 _log = logging.getLogger(__name__)
@@ -36,12 +36,17 @@ _CODES = 256
 _WORK = "training"
 _LAST = "last"
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""Of Lightning's trainer."""
 
-class _Table(BaseModel):
+
+class Table(BaseModel):
+    """A table of a recipe: no key is unknown."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ModelOptions(_Table):
+class ModelOptions(Table):
     """The facts of the card that are known before training; see :class:`geoseg.card.ModelCard`."""
 
     name: str
@@ -58,7 +63,7 @@ class ModelOptions(_Table):
     license: str
 
 
-class ScheduleOptions(_Table):
+class ScheduleOptions(Table):
     """How long and how fast to learn.
 
     Attributes:
@@ -80,7 +85,7 @@ class ScheduleOptions(_Table):
     average: float = Field(default=0.998, ge=0, lt=1)
 
 
-class LossOptions(_Table):
+class LossOptions(Table):
     """Weights of the label codes; see :func:`geoseg.losses.balanced_weights` and ``partial_cross_entropy``."""
 
     balance: float = Field(default=0.5, ge=0, le=1)
@@ -94,7 +99,7 @@ class Held(Source):
     name: str
 
 
-class TrainOptions(_Table):
+class TrainOptions(Table):
     """One training recipe.
 
     Attributes:
@@ -121,7 +126,7 @@ class TrainOptions(_Table):
     seed: int = 0
     workers: int = Field(default=1, ge=0)
     threads: int | None = Field(default=None, ge=1)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision = "32-true"
 
 
 class HeldOut(Dataset[tuple[Tensor, Tensor]]):
@@ -202,20 +207,17 @@ class Data(pl.LightningDataModule):
         return DataLoader(self.held_out(self.options.validation[0]), batch_size=1)
 
 
-class Training(pl.LightningModule):
-    """A network learning from partial labels.
+class Learning(pl.LightningModule):
+    """A network, how long and how fast it learns, and how a run is taken up.
 
     Args:
-        network: of :func:`geoseg.networks.build`.
-        loss: of label codes.
+        network: that learns.
         options: how long and how fast.
-        legend: the classes.
     """
 
-    def __init__(self, network: torch.nn.Module, loss: PartialLabelLoss, options: ScheduleOptions, legend: Legend) -> None:
+    def __init__(self, network: torch.nn.Module, options: ScheduleOptions) -> None:
         super().__init__()
-        self.network, self.loss, self.schedule, self.legend = network, loss, options, legend
-        self.confusion = Confusion.empty(_CODES, len(legend))
+        self.network, self.schedule = network, options
         self.spent_s = 0.0
         self.since: float | None = None
 
@@ -248,6 +250,35 @@ class Training(pl.LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Stop when the time is over."""
+        if self.progress() >= 1:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the time spent."""
+        checkpoint["geoseg_spent_s"] = self.elapsed_s()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the time spent."""
+        self.spent_s = checkpoint["geoseg_spent_s"]
+
+
+class Training(Learning):
+    """A network learning from partial labels.
+
+    Args:
+        network: of :func:`geoseg.networks.build`.
+        loss: of label codes.
+        options: how long and how fast.
+        legend: the classes.
+    """
+
+    def __init__(self, network: torch.nn.Module, loss: PartialLabelLoss, options: ScheduleOptions, legend: Legend) -> None:
+        super().__init__(network, options)
+        self.loss, self.legend = loss, legend
+        self.confusion = Confusion.empty(_CODES, len(legend))
+
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """Loss of one batch; the auxiliary head, where there is one, counts 0.4."""
         pixels, labels = batch
@@ -259,11 +290,6 @@ class Training(pl.LightningModule):
             loss = self.loss(self.network(pixels), labels)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels))
         return loss
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Stop when the time is over."""
-        if self.progress() >= 1:
-            self.trainer.should_stop = True
 
     def on_validation_epoch_start(self) -> None:
         """Count from zero."""
@@ -281,19 +307,12 @@ class Training(pl.LightningModule):
         shown = " ".join(f"{key.removeprefix('iou_')} {value:.3f}" for key, value in figures.items())
         _log.info("step %d, %.1f min: %s", self.global_step, self.elapsed_s() / 60, shown)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the time spent."""
-        checkpoint["geoseg_spent_s"] = self.elapsed_s()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from the time spent."""
-        self.spent_s = checkpoint["geoseg_spent_s"]
-
 
 def train(config: str | Path | Mapping[str, Any], out: str | Path, *, data: str | Path | None = None, force: bool = False) -> ModelCard:
     """Train a model and write its folder.
 
-    A run that was stopped goes on from its last checkpoint in ``out/training``.
+    A run that was stopped goes on from its last checkpoint in ``out/training``. A recipe whose architecture is a Mask R-CNN is that of
+    :mod:`geoseg.verbs.train_instances`.
 
     Args:
         config: YAML recipe, or its table.
@@ -310,10 +329,14 @@ def train(config: str | Path | Mapping[str, Any], out: str | Path, *, data: str 
         ReadError: if an image cannot be decoded.
         ResumeError: if the checkpoint belongs to another recipe.
     """
+    if _architecture(config) in maskrcnn.names():
+        from geoseg.verbs import train_instances  # it builds on this room
+
+        return train_instances.train(config, out, data=data, force=force)
     options = read_options(config, data)
-    legend = _legend(options.model.legend)
+    legend = find_legend(options.model.legend)
     work = Path(out) / _WORK
-    checkpoint = _checkpoint(work, options, force=force)
+    checkpoint = take_up(work, options, force=force)
     pl.seed_everything(options.seed)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -321,8 +344,15 @@ def train(config: str | Path | Mapping[str, Any], out: str | Path, *, data: str 
     source = Data(options, legend, network.stride)
     loss = _loss(source, options.loss)
     module = Training(network, loss, options.schedule, legend)
-    _trainer(options, work).fit(module, source, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
+    trainer(options.schedule, options.precision, work).fit(module, source, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
     return export(Path(out), module, source, options, legend)
+
+
+def _architecture(config: str | Path | Mapping[str, Any]) -> str:
+    """What a recipe trains; empty if it does not say."""
+    table = config if isinstance(config, Mapping) else read_table(config)
+    model = table.get("model")
+    return str(model.get("architecture", "")) if isinstance(model, Mapping) else ""
 
 
 def read_options(config: str | Path | Mapping[str, Any], data: str | Path | None = None) -> TrainOptions:
@@ -391,11 +421,8 @@ def export(out: Path, module: Training, source: Data, options: TrainOptions, leg
     """
     network = _network(options.model, legend, training=False)
     known = network.state_dict().keys()
-    weights = {key: _halved(value) for key, value in module.network.state_dict().items() if key in known}
-    out.mkdir(parents=True, exist_ok=True)
-    fresh = out / f".{WEIGHTS_NAME}.part"
-    save_file(weights, fresh)
-    fresh.chmod(0o644)
+    weights = {key: value for key, value in module.network.state_dict().items() if key in known}
+    fresh = write_weights(out, weights)
     network.load_state_dict(load_file(fresh))
     network.float().eval().to(memory_format=torch.channels_last)
     bf16 = options.precision == "bf16-mixed"
@@ -411,11 +438,25 @@ def export(out: Path, module: Training, source: Data, options: TrainOptions, leg
         scores={"measured": _how(module, options), **scores},
         sha256=hashlib.sha256(fresh.read_bytes()).hexdigest(),
     )
+    settle_model(out, fresh, card)
+    return card
+
+
+def write_weights(out: Path, weights: Mapping[str, Tensor]) -> Path:
+    """Write weights in half precision beside their place in a model folder; returns the path."""
+    out.mkdir(parents=True, exist_ok=True)
+    fresh = out / f".{WEIGHTS_NAME}.part"
+    save_file({key: _halved(value) for key, value in weights.items()}, fresh)
+    fresh.chmod(0o644)
+    return fresh
+
+
+def settle_model(out: Path, fresh: Path, card: ModelCard) -> None:
+    """Put weights that `write_weights` wrote and their card into their places, the card last."""
     fresh_card = out / f".{CARD_NAME}.part"
     fresh_card.write_text(card.to_json(), encoding="utf-8")
     for path, name in ((fresh, WEIGHTS_NAME), (fresh_card, CARD_NAME)):
         _settle(path, out / name)
-    return card
 
 
 def _settle(path: Path, target: Path) -> None:
@@ -441,13 +482,13 @@ def _loss(source: Data, options: LossOptions) -> PartialLabelLoss:
     return PartialLabelLoss(allowed, weights, push=options.push)
 
 
-def _trainer(options: TrainOptions, work: Path) -> pl.Trainer:
-    schedule = options.schedule
+def trainer(schedule: ScheduleOptions, precision: Precision, work: Path) -> pl.Trainer:
+    """Lightning's trainer of a recipe: moving average of the weights, a checkpoint at each validation, a log as CSV in ``work``."""
     return pl.Trainer(
         default_root_dir=work,
         accelerator="auto",
         devices=1,
-        precision=options.precision,
+        precision=precision,
         max_steps=schedule.max_steps,
         max_epochs=-1,
         reload_dataloaders_every_n_epochs=1,
@@ -464,8 +505,12 @@ def _trainer(options: TrainOptions, work: Path) -> pl.Trainer:
     )
 
 
-def _checkpoint(work: Path, options: TrainOptions, *, force: bool) -> Path | None:
-    """The checkpoint to go on from, if any; also writes down the recipe of this run."""
+def take_up(work: Path, options: Table, *, force: bool) -> Path | None:
+    """The checkpoint to go on from, if any; also writes down the recipe of this run.
+
+    Raises:
+        ResumeError: if the checkpoint belongs to another recipe.
+    """
     recipe, last = work / "recipe.json", work / f"{_LAST}.ckpt"
     facts = options.model_dump_json(exclude={"data", "workers", "threads"}, indent=2)
     if last.exists() and not force:
@@ -478,7 +523,8 @@ def _checkpoint(work: Path, options: TrainOptions, *, force: bool) -> Path | Non
     return None
 
 
-def _legend(name: str) -> Legend:
+def find_legend(name: str) -> Legend:
+    """The legend of a recipe: ``isprs``, or a YAML file."""
     return ISPRS if name == ISPRS.name else Legend.from_yaml(name)
 
 
