@@ -83,7 +83,7 @@ def recipe(data: Path, **schedule) -> dict:
             "version": "0",
             "description": "A toy.",
             "architecture": "maskrcnn_resnet50_fpn",
-            "options": {"anchors": [16, 32, 64, 128, 256]},
+            "options": {"anchors": [16, 32, 64, 128, 256], "rois": 48},
             "scaling": scaling,
             "resolution_m": 1.0,
             "tile": 128,

@@ -62,6 +62,7 @@ class MaskRCNN(nn.Module):
         nms_threshold: of two boxes of a class in an image whose IoU is above it, the less sure one is left out.
         most: detections of an image, at most.
         anchors: side of the anchor boxes on each of the five levels of the pyramid, pixels; choose them for the size of the instances.
+        rois: proposals of an image that training samples, a quarter of them on instances (section 3.1; fewer take less time and memory).
     """
 
     stride = 64
@@ -76,6 +77,7 @@ class MaskRCNN(nn.Module):
         nms_threshold: float = 0.5,
         most: int = 300,
         anchors: Sequence[int] = (32, 64, 128, 256, 512),
+        rois: int = 512,
     ) -> None:
         super().__init__()
         if len(anchors) != _LEVELS:
@@ -87,6 +89,7 @@ class MaskRCNN(nn.Module):
             box_score_thresh=score_threshold,
             box_nms_thresh=nms_threshold,
             box_detections_per_img=most,
+            box_batch_size_per_image=rois,
         )
         self.backbone, self.rpn, self.roi_heads = model.backbone, model.rpn, model.roi_heads
         self.rpn.anchor_generator = AnchorGenerator(tuple((side,) for side in anchors), ((0.5, 1.0, 2.0),) * _LEVELS)

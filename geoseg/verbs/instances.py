@@ -72,7 +72,7 @@ class Products:
 
     def write(self, seconds: dict[str, float], watch: Callable[[Progress], None]) -> Facts:
         """Write all results into the work folder; returns what the manifest says of them."""
-        from geoseg.verbs.predict import Progress
+        from geoseg.verbs.predict import Progress  # it builds on this room
 
         began, wanted = time.monotonic(), self.run.facts["outputs"]
         watch(Progress("polygons", 0, 2, 0))
