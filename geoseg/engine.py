@@ -338,12 +338,17 @@ def detect_block(plan: Plan, core: Window, detector: Detector, tick: Callable[[i
     return views
 
 
-def _owned(plan: Plan, core: Window) -> list[Tile]:
-    """The tiles of the region whose middle lies in a core; of tiles that see the same the first."""
+def detecting_tiles(plan: Plan) -> list[Tile]:
+    """The tiles in which the instances of the region are sought; of those that see the same the first."""
     first: dict[Window, Tile] = {}
     for tile in plan.tiling.tiles(plan.region.window):
         first.setdefault(tile.seen, tile)
-    return [tile for tile in first.values() if core.contains(_middle(tile.window, plan.region.window))]
+    return list(first.values())
+
+
+def _owned(plan: Plan, core: Window) -> list[Tile]:
+    """The tiles whose middle lies in a core."""
+    return [tile for tile in detecting_tiles(plan) if core.contains(_middle(tile.window, plan.region.window))]
 
 
 def _middle(window: Window, region: Window) -> Window:

@@ -88,7 +88,7 @@ class View:
     instance: Instance
 
 
-def merge(views: Iterable[View], grid: Window, overlap: int) -> list[Instance]:
+def merge(views: Iterable[View], tiles: Iterable[Window], grid: Window, overlap: int) -> list[Instance]:
     """Make of the views of all tiles the instances of the grid, each of them once.
 
     - A tile has a rim where the grid goes on behind its side. What a tile shows in its rim alone is left to the neighbour.
@@ -96,7 +96,8 @@ def merge(views: Iterable[View], grid: Window, overlap: int) -> list[Instance]:
       look (IoU), or half of the smaller one (IoS).
     - A view that stays clear of the rim is *whole*, unless a view that agrees reaches out of its tile. Whole views are taken in the
       order of their scores; each stands for all views that agree with it.
-    - What is left was cut in every tile that shows it. Such parts are united with those that agree, however many there are, and
+    - What is left was cut in every tile that shows it. A part that no other view agrees with, though another tile shows all of it clear
+      of its rim, is left out: that tile sees more, and saw nothing. Parts are united with those that agree, however many there are, and
       have the mean score, weighted by area.
 
     So an instance no larger than three quarters of the overlap is whole in some tile, and is the answer of that tile; a larger one may
@@ -104,7 +105,8 @@ def merge(views: Iterable[View], grid: Window, overlap: int) -> list[Instance]:
     different instances is the network's answer.
 
     Args:
-        views: of all tiles; any two that are neighbours share at least ``overlap`` pixels.
+        views: of all tiles.
+        tiles: what each tile shows, also those without a view; any two neighbours share at least ``overlap`` pixels.
         grid: all pixels there are.
         overlap: of neighbouring tiles, pixels.
 
@@ -128,6 +130,8 @@ def merge(views: Iterable[View], grid: Window, overlap: int) -> list[Instance]:
         if not gone[number]:
             found.append(kept[number].instance)
             gone[[number, *friends[number]]] = True
+    alone = [number for number in np.flatnonzero(~gone).tolist() if not friends[number]]
+    gone[_refuted(alone, kept, [_inner(tile, grid, rim) for tile in tiles])] = True
     for group in _components(np.flatnonzero(~gone).tolist(), friends):
         found.append(_united([kept[number].instance for number in group]))
     return sorted(found, key=_first_pixel)
@@ -204,18 +208,26 @@ def _agree(one: View, two: View) -> bool:
     return shared >= AGREE * together or shared >= AGREE * min(one.instance.area, two.instance.area)
 
 
+def _refuted(alone: Sequence[int], views: Sequence[View], inner: Sequence[Window]) -> list[int]:
+    """Those numbers of cut views which lie, all of them, in what a tile shows without its rim; their own tile never does."""
+    if not (alone and inner):
+        return []
+    places, _ = shapely.STRtree(_boxes([views[number].instance.window for number in alone])).query(_boxes(inner), predicate="covers")[::-1]
+    return [alone[place] for place in np.unique(places).tolist()]
+
+
 def _touching(one: Sequence[Instance], two: Sequence[Instance]) -> NDArray[np.int64]:
     """Numbers (2, P) of the pairs whose windows share a pixel."""
     if not (one and two):
         return np.empty((2, 0), np.int64)
-    tree = shapely.STRtree(_boxes(two))
-    pairs: NDArray[np.int64] = tree.query(_boxes(one))
+    first, second = (_boxes([each.window for each in instances]) for instances in (one, two))
+    pairs: NDArray[np.int64] = shapely.STRtree(second).query(first)
     return pairs
 
 
-def _boxes(instances: Sequence[Instance]) -> NDArray[np.object_]:
+def _boxes(windows: Sequence[Window]) -> NDArray[np.object_]:
     """Windows as boxes, a little smaller, so that neighbours do not touch."""
-    left, top, right, bottom = np.array([(w.col, w.row, w.end_col, w.end_row) for w in (each.window for each in instances)]).T
+    left, top, right, bottom = np.array([(w.col, w.row, w.end_col, w.end_row) for w in windows]).T
     boxes: NDArray[np.object_] = shapely.box(left + 0.1, top + 0.1, right - 0.1, bottom - 0.1)
     return boxes
 

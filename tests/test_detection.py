@@ -17,7 +17,7 @@ from PIL import Image
 from geoseg.blocks import read_views, write_views
 from geoseg.card import CARD_NAME, WEIGHTS_NAME, Scaling
 from geoseg.detector import Detector
-from geoseg.engine import Options, detect_block, make_plan
+from geoseg.engine import Options, detect_block, detecting_tiles, make_plan
 from geoseg.errors import CardError, OptionsError, OutputError
 from geoseg.instances import Instance, merge, overlaps
 from geoseg.legend import Legend, LegendClass
@@ -125,12 +125,12 @@ def test_any_grid_and_any_blocks_give_the_untiled_answer(
     model = detector()
     plan = make_plan(scene, model.card, Options(*grid), pixel_m=1.0, stretch=None)
     views = [view for core in plan.cores(block) for view in detect_block(plan, core, model)]
-    whole = Window.of(scene.shape)
-    found = merge(views, whole, plan.tiling.overlap)
+    whole, tiles = Window.of(scene.shape), [tile.seen for tile in detecting_tiles(plan)]
+    found = merge(views, tiles, whole, plan.tiling.overlap)
     (untiled,) = model.instances(pixels[None], np.ones((1, *scene.shape), bool))
     once = detect_block(plan, whole, model)
     assert len(once) == len(views)
-    again = merge(once, whole, plan.tiling.overlap)
+    again = merge(once, tiles, whole, plan.tiling.overlap)
     assert [(i.window, i.score, i.runs.tolist()) for i in again] == [(i.window, i.score, i.runs.tolist()) for i in found]
     assert len(found) == len(untiled) == len(truth(pixels))
     iou = overlaps(found, untiled)

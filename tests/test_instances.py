@@ -83,11 +83,11 @@ def test_exact_views_give_back_every_instance_exactly(seed: int, height: int, wi
     tiling = data.draw(tilings(height, width))
     network = FakeNetwork(scene, split=split)
     views = [view for seen in tiles(tiling) for view in network(seen)]
-    found = merge(views, Window.of(scene.shape), tiling.overlap)
+    found = merge(views, tiles(tiling), Window.of(scene.shape), tiling.overlap)
     assert sorted(facts(found)) == sorted(facts(truth(scene)))
     assert [one.window.row for one in found] == sorted(one.window.row for one in found)
     rng.shuffle(views)
-    again = merge(views, Window.of(scene.shape), tiling.overlap)
+    again = merge(views, tiles(tiling), Window.of(scene.shape), tiling.overlap)
     assert facts(again) == facts(found)
     assert [one.score for one in again] == [one.score for one in found]
 
@@ -124,7 +124,7 @@ def test_frayed_views_give_every_instance_once(seed: int, height: int, width: in
     tiling = data.draw(tilings(height, width).filter(lambda tiling: tiling.overlap >= 32))
     network = FakeNetwork(scene, frayed(rng, 0.1))
     untiled = [view.instance for view in network(Window.of(scene.shape))]
-    found = merge([view for seen in tiles(tiling) for view in network(seen)], Window.of(scene.shape), tiling.overlap)
+    found = merge([view for seen in tiles(tiling) for view in network(seen)], tiles(tiling), Window.of(scene.shape), tiling.overlap)
     iou = overlaps(found, untiled)
     assert len(found) == len(untiled)
     assert (iou.max(axis=0, initial=1) >= 0.9).all()
@@ -138,13 +138,14 @@ def test_moved_views_give_every_instance_once(seed: int, height: int, width: int
     scene = painted(rng, (height, width), 20, 20, int(rng.integers(21, 250)))
     tiling = data.draw(tilings(height, width).filter(lambda tiling: tiling.overlap >= 32))
     network = FakeNetwork(scene, moved(rng))
-    found = merge([view for seen in tiles(tiling) for view in network(seen)], Window.of(scene.shape), tiling.overlap)
+    found = merge([view for seen in tiles(tiling) for view in network(seen)], tiles(tiling), Window.of(scene.shape), tiling.overlap)
     iou = overlaps(found, truth(scene))
     assert len(found) == scene.max()
     assert ((iou >= 0.5).sum(axis=0) == 1).all()
 
 
 LEFT, RIGHT, GRID = Window(0, 0, 100, 100), Window(0, 60, 100, 100), Window(0, 0, 100, 160)
+BOTH = (LEFT, RIGHT)
 
 
 def seen_by(tile: Window, left: int, right: int, score: float, top: int = 20, bottom: int = 40) -> View:
@@ -159,45 +160,55 @@ def columns(instances: list[Instance]) -> list[tuple[int, int]]:
 
 
 def test_the_tile_that_sees_it_whole_wins_over_a_surer_part() -> None:
-    found = merge([seen_by(LEFT, 30, 80, 0.6), seen_by(RIGHT, 60, 81, 0.99)], GRID, 40)
+    found = merge([seen_by(LEFT, 30, 80, 0.6), seen_by(RIGHT, 60, 81, 0.99)], BOTH, GRID, 40)
     assert columns(found) == [(30, 80)]
     assert found[0].score == 0.6
 
 
 def test_of_two_whole_ones_the_surer_wins() -> None:
-    found = merge([seen_by(LEFT, 70, 85, 0.6), seen_by(RIGHT, 70, 86, 0.7)], GRID, 40)
+    found = merge([seen_by(LEFT, 70, 85, 0.6), seen_by(RIGHT, 70, 86, 0.7)], BOTH, GRID, 40)
     assert columns(found) == [(70, 86)]
 
 
 def test_parts_of_a_large_one_are_united_with_their_mean_score() -> None:
-    found = merge([seen_by(LEFT, 10, 100, 0.6), seen_by(RIGHT, 60, 150, 0.8)], GRID, 40)
+    found = merge([seen_by(LEFT, 10, 100, 0.6), seen_by(RIGHT, 60, 150, 0.8)], BOTH, GRID, 40)
     assert columns(found) == [(10, 150)]
     assert found[0].score == pytest.approx(0.7)
 
 
 def test_a_view_that_ends_too_early_is_a_part() -> None:
-    found = merge([seen_by(LEFT, 10, 90, 0.99), seen_by(RIGHT, 60, 150, 0.8)], GRID, 40)
+    found = merge([seen_by(LEFT, 10, 90, 0.99), seen_by(RIGHT, 60, 150, 0.8)], BOTH, GRID, 40)
     assert columns(found) == [(10, 150)]
 
 
 def test_what_one_tile_takes_for_one_and_its_neighbour_for_two_does_not_come_thrice() -> None:
     one, two, both = (seen_by(LEFT, *span) for span in ((62, 72, 0.8), (72, 82, 0.7), (0, 1, 0)))
     both = seen_by(RIGHT, 66, 82, 0.9)
-    assert columns(merge([one, two, both], GRID, 40)) == [(66, 82)]
+    assert columns(merge([one, two, both], BOTH, GRID, 40)) == [(66, 82)]
     both = seen_by(RIGHT, 66, 82, 0.75)
-    assert columns(merge([one, two, both], GRID, 40)) == [(62, 72), (72, 82)]
+    assert columns(merge([one, two, both], BOTH, GRID, 40)) == [(62, 72), (72, 82)]
 
 
 def test_neighbours_of_another_class_or_place_stay() -> None:
     other = Instance.of(np.ones((20, 10), bool), 20, 70, 2, 0.9)
     assert other is not None
-    assert len(merge([seen_by(LEFT, 70, 80, 0.9), View(RIGHT, other)], GRID, 40)) == 2
-    assert len(merge([seen_by(LEFT, 65, 75, 0.9), seen_by(RIGHT, 75, 85, 0.9)], GRID, 40)) == 2
+    assert len(merge([seen_by(LEFT, 70, 80, 0.9), View(RIGHT, other)], BOTH, GRID, 40)) == 2
+    assert len(merge([seen_by(LEFT, 65, 75, 0.9), seen_by(RIGHT, 75, 85, 0.9)], BOTH, GRID, 40)) == 2
+
+
+def test_a_part_that_the_tile_which_sees_more_does_not_find_is_left_out() -> None:
+    part, other = seen_by(RIGHT, 60, 80, 0.9), Instance.of(np.ones((20, 50), bool), 20, 30, 2, 0.8)
+    assert other is not None
+    house = View(LEFT, other)
+    assert [one.class_id for one in merge([part, house], BOTH, GRID, 40)] == [2]
+    assert merge([part], BOTH, GRID, 40) == []
+    assert len(merge([part], [RIGHT], GRID, 40)) == 1
+    assert columns(merge([seen_by(RIGHT, 60, 110, 0.9)], BOTH, GRID, 40)) == [(60, 110)]
 
 
 def test_what_a_rim_alone_shows_is_the_neighbours() -> None:
-    assert merge([seen_by(LEFT, 96, 100, 0.9)], GRID, 40) == []
-    assert columns(merge([seen_by(RIGHT, 156, 160, 0.9)], GRID, 40)) == [(156, 160)]
+    assert merge([seen_by(LEFT, 96, 100, 0.9)], BOTH, GRID, 40) == []
+    assert columns(merge([seen_by(RIGHT, 156, 160, 0.9)], BOTH, GRID, 40)) == [(156, 160)]
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=80), st.integers(1, 9), st.integers(-5, 5), st.integers(-5, 5))
@@ -220,7 +231,7 @@ def test_an_instance_is_its_mask(bits: list[bool], width: int, row: int, col: in
 
 
 def test_nothing_is_nothing() -> None:
-    assert merge([], GRID, 40) == []
+    assert merge([], BOTH, GRID, 40) == []
     assert unpack(pack([])) == []
     assert overlaps([], []).shape == (0, 0)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from geoseg import __version__, report
 from geoseg.blocks import read_views
 from geoseg.card import ModelCard
-from geoseg.engine import Options, Plan
+from geoseg.engine import Options, Plan, detecting_tiles
 from geoseg.errors import OptionsError
 from geoseg.features import Features
 from geoseg.instances import Instance, merge
@@ -94,7 +94,8 @@ class Products:
     def _masks(self) -> list[Mask]:
         """The instances, where they lie in the region."""
         views = [view for block in self._blocks for view in read_views(block)]
-        found = merge(views, Window.of(self.plan.seen.shape), self.plan.tiling.overlap)
+        tiles = [tile.seen for tile in detecting_tiles(self.plan)]
+        found = merge(views, tiles, Window.of(self.plan.seen.shape), self.plan.tiling.overlap)
         return [mask for instance in found if (mask := self._clipped(instance)) is not None]
 
     def _clipped(self, instance: Instance) -> Mask | None:
