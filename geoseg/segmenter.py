@@ -16,6 +16,7 @@ import torch
 from geoseg import deepness, networks
 from geoseg.card import ModelCard
 from geoseg.errors import CardError, OptionsError
+from geoseg.networks import maskrcnn
 from geoseg.networks.fold import fold_batch_norms
 from geoseg.networks.graph import OnnxNetwork, can_use_cuda
 from geoseg.scene import Stretch
@@ -258,14 +259,24 @@ def load_network(model: str | Path) -> tuple[ModelCard, torch.nn.Module]:
         CardError: if the folder is no model, or weights and card do not fit together.
     """
     card, weights = ModelCard.read(model)
+    if card.architecture in maskrcnn.names():
+        raise CardError(f"{model}: {card.architecture} answers with instances, not with classes; use it with geoseg predict")
     card.check(weights)
     network = networks.build(card.architecture, bands=len(card.bands), classes=len(card.legend), **card.options)
-    try:
-        state = safetensors.torch.load_file(weights)
-        network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()})
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        raise CardError(f"{weights}: not the weights of {card.architecture} {card.options}: {str(error).splitlines()[0]}") from error
+    load_weights(network, card, weights)
     return card, fold_batch_norms(network.eval(), len(card.bands))
+
+
+def load_weights(network: torch.nn.Module, card: ModelCard, path: Path) -> None:
+    """Load the weights of a model folder, of half precision, into its network of float32.
+
+    Raises:
+        CardError: if weights and card do not fit together.
+    """
+    try:
+        network.load_state_dict(safetensors.torch.load_file(path))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise CardError(f"{path}: not the weights of {card.architecture} {card.options}: {str(error).splitlines()[0]}") from error
 
 
 _IDENTITY = [(0, False)]
