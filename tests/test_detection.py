@@ -288,7 +288,7 @@ def test_the_other_verbs_know_such_a_model(model: Path, photo: tuple[Path, np.nd
 
 def test_a_batch_of_instances(model: Path, photo: tuple[Path, np.ndarray], tmp_path: Path) -> None:
     settings = Settings(model=str(model), device="cpu")
-    with pytest.raises(OptionsError, match="--mosaic: model .* finds instances"):
+    with pytest.raises(OptionsError, match=r"--mosaic: model .* finds instances"):
         batch([photo[0]], out=tmp_path / "maps", settings=settings, mosaic=tmp_path / "all.gpkg")
     assert batch([photo[0]], out=tmp_path / "maps", settings=settings)["done"] == 1
     (row,) = status(tmp_path / "maps")

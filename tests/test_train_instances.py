@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.features
+import safetensors.torch
 import shapely
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.average_precision import AveragePrecision
-from geoseg.card import ModelCard
+from geoseg.card import WEIGHTS_NAME, ModelCard
 from geoseg.datasets.outlined import OutlinedScene
 from geoseg.detector import Detector
 from geoseg.engine import Options, detect_block, detecting_tiles, make_plan
@@ -25,7 +27,7 @@ from geoseg.legend import Legend
 from geoseg.networks.maskrcnn import Detections
 from geoseg.scene import Scene
 from geoseg.verbs.predict import predict
-from geoseg.verbs.train import train
+from geoseg.verbs.train import preview, train
 from geoseg.verbs.train_instances import InstanceChips, Windows, judge, read_options
 from geoseg.window import Window
 from tests.conftest import make_scene
@@ -206,6 +208,10 @@ def test_odd_sources_are_refused(data: Path, tmp_path: Path) -> None:
         read_options(recipe(data) | {"chips": {"sise": 3}})
     with pytest.raises(OptionsError, match="is not there; name the folder"):
         train(recipe(data), tmp_path / "out", data=tmp_path / "nowhere")
+    with pytest.raises(OptionsError, match="no encoder weights here"):
+        train(recipe(data), tmp_path / "out", encoder_weights=data / "resnet50.pth")
+    with pytest.raises(OptionsError, match="leave --dry-run out"):
+        preview(recipe(data), tmp_path / "out")
     make_scene(data / "town.tif", np.ones((3, 40, 40), np.uint16), transform=METRES, colours=BANDS)
     with pytest.raises(OptionsError, match="is uint16, the recipe's scaling is for uint8"):
         train(recipe(data), tmp_path / "out")
@@ -213,6 +219,20 @@ def test_odd_sources_are_refused(data: Path, tmp_path: Path) -> None:
 
 def test_the_recipe_of_the_repository_is_readable(tmp_path: Path) -> None:
     assert read_options(CONFIGS / "train" / "instances.yaml", tmp_path).model.architecture == "maskrcnn_resnet50_fpn_v2"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+@pytest.mark.filterwarnings("ignore:.*treespec.*")
+def test_a_training_begins_with_pretrained_weights(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    state = torchvision.models.resnet50().state_dict()
+    torch.save(state, tmp_path / "resnet50.pth")
+    made = train(recipe(data, max_steps=1, validate_every=1, learning_rate=1e-9), tmp_path / "m", encoder_weights=tmp_path / "resnet50.pth")
+    assert made.training_data[0] == "encoder, at first: resnet50.pth"
+    tensors = safetensors.torch.load_file(tmp_path / "m" / WEIGHTS_NAME)
+    begun = state["layer4.2.conv3.weight"]
+    torch.testing.assert_close(tensors["backbone.body.layer4.2.conv3.weight"].float(), begun, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
