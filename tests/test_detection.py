@@ -311,7 +311,7 @@ def test_workers_of_a_cluster_answer_the_same(tmp_path: Path) -> None:
     safetensors.torch.save_file(network.state_dict(), folder / WEIGHTS_NAME)
     digest = hashlib.sha256((folder / WEIGHTS_NAME).read_bytes()).hexdigest()
     (folder / CARD_NAME).write_text(card(**facts, sha256=digest).to_json())
-    pixels = np.random.default_rng(5).integers(1, 255, (3, 200, 300), np.uint8)
+    pixels = np.random.default_rng(5).integers(1, 255, (3, 128, 300), np.uint8)
     path = make_scene(tmp_path / "photo.tif", pixels, transform=METRES)
     asked = {"device": "cpu", "block": 128, "options": Options(precision="fp32")}
     here = predict(path, folder, out=tmp_path / "here", **asked)
