@@ -2,7 +2,7 @@
 
     python -m benchmarks.cluster [--quick] [--json]
 
-`dask_overhead` is how much longer the blocks of one scene (3072 x 3072 pixels in nine blocks, U-Net/ResNet-18; a third of that side in
+`dask_overhead` is how much longer the blocks of one scene (4096 x 4096 pixels in 16 blocks, U-Net/ResNet-18; a quarter of that side in
 four blocks with `--quick`) take on one worker with all threads than in the plain loop with as many, 0.05 is 5 %: median of the
 ratios of neighbouring runs, by turns. `speedup_two_workers`
 is the time of the same blocks on one worker with one thread over that on two with one thread each. Both are the manifest's seconds of
@@ -12,7 +12,7 @@ the wall time of 10 000 tasks (1000 with `--quick`) that do nothing, through `ge
 Meanwhile `client_growth_mb` and `scheduler_growth_mb` are the resident memory at the end less that after a fifth of them,
 `in_flight` the most tasks handed out at a time, and `graph_kb` what these take as pickled questions of a real prediction.
 `worker_memory_growth` (not with `--quick`) is the peak memory of a worker after a scene of 30 000 x 30 000 pixels over that after
-one of 6000 x 6000, on two workers, with a tiny network: the larger of the two.
+one block of 6000 x 6000 each, on two workers, with a tiny network: the larger of the two.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ def many(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def memory(task: dict[str, Any], side: int) -> list[float]:
-    """Peak memory of two workers after a scene of that side, 10^9 bytes."""
+def memory(task: dict[str, Any], rows: int, columns: int) -> list[float]:
+    """Peak memory of two workers after a scene of that size, 10^9 bytes."""
     from distributed import Client
 
     from benchmarks.common import peak_gb
@@ -142,7 +142,7 @@ def memory(task: dict[str, Any], side: int) -> list[float]:
     from geoseg.verbs.predict import predict as verb
 
     folder, cluster = Path(task["folder"]), Cluster(kind="address", address=task["two"], threads=1)
-    scene = make_scene(folder / f"scene_{side}.tif", side)
+    scene = make_scene(folder / f"scene_{columns}.tif", rows, columns)
     verb(scene, folder / "tiny", out=folder / "out", cluster=cluster, vectors=False, quicklook=False)
     scene.unlink()
     with Client(task["two"]) as client:
@@ -159,21 +159,21 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     if task["large"]:
         options = {"encoder_name": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8]}
         make_model(folder / "tiny", "unet", options, stride=8, tile=TILE, overlap=OVERLAP)
-        peaks = [memory(task, side) for side in (6000, 30_000)]
-        facts["worker_peak_gb"] = peaks[0]
+        peaks = [memory(task, *size) for size in ((6000, 12_000), (30_000, 30_000))]
+        facts["worker_peak_gb"] = [round(peak, 3) for pair in peaks for peak in pair]
         facts["worker_memory_growth"] = round(max(after / before for before, after in zip(*peaks, strict=True)), 3)
     return facts | {"seconds": [[predict(task, way) for _ in range(task["times"]) for way in pair] for pair in task["pairs"]]}
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
     """All measurements."""
-    side, block = (1024, 512) if quick else (3072, 1024)
+    side, block = (1024, 512) if quick else (4096, 1024)
     with workplace() as folder, machines(1, 1, 2) as ((whole, _), (one, _), (two, scheduler)):
         task = {
             "folder": str(folder),
             "side": side,
             "block": block,
-            "times": 1 if quick else 4,
+            "times": 1 if quick else 3,
             "count": 1000 if quick else 10_000,
             "pairs": [[None, whole], [one, two]],
             "threads": {one: 1, two: 1, whole: os.cpu_count()},

@@ -59,17 +59,20 @@ def workplace() -> Iterator[Path]:
         yield Path(folder)
 
 
-def make_scene(path: Path, side: int) -> Path:
-    """A square RGB orthophoto of ``side`` pixels: the demo scene, mirrored as often as needed; tiled JPEG in a GeoTIFF."""
+def make_scene(path: Path, side: int, width: int | None = None) -> Path:
+    """An RGB orthophoto of ``side`` rows, and as many columns unless ``width`` says otherwise: the demo scene, mirrored as often as needed.
+
+    Tiled JPEG in a GeoTIFF.
+    """
     with rasterio.open(DEMO) as demo:
         pixels, crs, transform = demo.read(), demo.crs, demo.transform
     pair = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
     cell = np.concatenate([pair, pair[:, :, ::-1]], axis=2)
-    profile = {"driver": "GTiff", "height": side, "width": side, "count": 3, "dtype": "uint8", "crs": crs, "transform": transform}
+    profile = {"driver": "GTiff", "height": side, "width": width or side, "count": 3, "dtype": "uint8", "crs": crs, "transform": transform}
     with rasterio.open(
         path, "w", **profile, tiled=True, blockxsize=512, blockysize=512, compress="jpeg", photometric="ycbcr", jpeg_quality=85
     ) as file:
-        cols = np.arange(side) % cell.shape[2]
+        cols = np.arange(width or side) % cell.shape[2]
         for row in range(0, side, 512):
             rows = np.arange(row, min(row + 512, side)) % cell.shape[1]
             file.write(cell[:, rows][:, :, cols], window=rasterio.windows.Window(0, row, side, len(rows)))

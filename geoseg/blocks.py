@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,9 +15,11 @@ import rasterio.errors
 import rasterio.windows
 
 from geoseg.errors import OutputError
+from geoseg.instances import View, pack, unpack
 from geoseg.window import Window
 
 _STRIP = 32
+_DAMAGED = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 _ENVIRONMENT = {"GDAL_PAM_ENABLED": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
 
@@ -67,6 +70,53 @@ def _verify(part: Path, proofs: Iterable[tuple[rasterio.windows.Window, int]]) -
         for place, proof in proofs:
             if zlib.crc32(file.read(window=place).tobytes()) != proof:
                 raise OSError(errno.ENOSPC, "it does not read back as it was written")
+
+
+def write_views(path: Path, views: Sequence[View]) -> None:
+    """Write what the tiles of one block show; the file appears only when it is complete, read back and durable.
+
+    Raises:
+        OutputError: if the disk is full or the file cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    arrays = pack(views)
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        _verify_views(part, arrays)
+        part.replace(path)
+    except (OSError, *_DAMAGED) as error:
+        raise OutputError(
+            f"{path.parent}: a block cannot be written, the disk may be full ({_line(error)}); free space or choose another --out"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _verify_views(part: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Read a file back, as `_verify` does.
+
+    Raises:
+        OSError: if it does not hold what was written.
+    """
+    with part.open("rb") as open_part, np.load(open_part, allow_pickle=False) as file:
+        if any(not np.array_equal(file[name], values) for name, values in arrays.items()):
+            raise OSError(errno.ENOSPC, "it does not read back as it was written")
+
+
+def read_views(path: Path) -> list[View]:
+    """Read what `write_views` wrote.
+
+    Raises:
+        OutputError: if the block cannot be read back.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as written:
+            return unpack(dict(written))
+    except (OSError, *_DAMAGED) as error:
+        raise OutputError(f"{path}: a finished block cannot be read back ({_line(error)}); run again with --force") from error
 
 
 class BlockMosaic:

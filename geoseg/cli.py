@@ -938,7 +938,8 @@ def _tell(manifest: dict[str, Any], folder: Path) -> None:
     for name, facts in manifest["classes"].items():
         area = "" if facts["area_m2"] is None else f"  {facts['area_m2']:>14,.0f} m²"
         count = "" if facts["polygons"] is None else f"  {facts['polygons']:>8} polygons"
-        typer.echo(f"  {name:<16} {100 * facts['pixels'] / total:5.1f} %{area}{count}")
+        share = f" {100 * facts['pixels'] / total:5.1f} %" if "nodata_pixels" in manifest else ""  # instances are no shares of anything
+        typer.echo(f"  {name:<16}{share}{area}{count}")
     typer.echo(f"Wrote {', '.join(manifest['outputs'])} to {folder} in {sum(manifest['seconds'].values()):.1f} s.")
 
 

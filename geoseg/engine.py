@@ -20,7 +20,9 @@ from geoseg import blend
 from geoseg.blend import Canvas, Taper, taper
 from geoseg.card import ModelCard
 from geoseg.crf import DenseCRF
+from geoseg.detector import Detector
 from geoseg.errors import CoverageError, OptionsError, ResolutionError
+from geoseg.instances import View
 from geoseg.legend import NODATA
 from geoseg.region import Region
 from geoseg.scene import Scene, Stretch
@@ -307,7 +309,7 @@ def _canvas(field: Window, weights: np.ndarray, slack: int, segmenter: Segmenter
 
 def _logits(plan: Plan, core: Window, segmenter: Segmenter, tick: Callable[[int], None]) -> Iterator[_Part]:
     """Answer the tiles of a block, row by row; all their pixels are answers."""
-    for tiles, pixels, valid in _ahead(_questions(plan, core, segmenter), 3):
+    for tiles, pixels, valid in _ahead(_questions(plan, plan.tiles(core), segmenter), 3):
         for tile, logits in zip(tiles, segmenter.logits(pixels, valid, plan.stretch), strict=True):
             yield tile, logits, None
         tick(len(tiles))
@@ -380,11 +382,54 @@ def _answer(plan: Plan, core: Window, canvas: Canvas, around: tuple[tuple[np.nda
         return window, torch.cat(layers), short | ~finite
 
 
-def _questions(plan: Plan, core: Window, segmenter: Segmenter) -> Generator[tuple[list[Tile], np.ndarray, np.ndarray]]:
-    """Read a block, a row of the lattice at a time, and hand its tiles out in batches, without those that hold no valid pixel."""
+def detect_block(plan: Plan, core: Window, detector: Detector, tick: Callable[[int], None] = lambda _: None) -> list[View]:
+    """Find the instances in the tiles one block owns: those whose middle lies in it, so that each tile is one block's.
+
+    Args:
+        plan: of a scene that the network sees as it is.
+        core: what the block owns.
+        detector: the model.
+        tick: called with the number of tiles that were answered since the last call.
+
+    Returns:
+        What each tile shows, in pixels of the scene.
+
+    Raises:
+        ReadError: if a part of the scene cannot be decoded.
+    """
+    views = []
+    for tiles, pixels, valid in _ahead(_questions(plan, _owned(plan, core), detector), 3):
+        for tile, found in zip(tiles, detector.instances(pixels, valid, plan.stretch), strict=True):
+            views += [View(tile.seen, instance.shift(tile.seen.row, tile.seen.col)) for instance in found]
+        tick(len(tiles))
+    return views
+
+
+def detecting_tiles(plan: Plan) -> list[Tile]:
+    """The tiles in which the instances of the region are sought; of those that see the same the first."""
+    first: dict[Window, Tile] = {}
+    for tile in plan.tiling.tiles(plan.region.window):
+        first.setdefault(tile.seen, tile)
+    return list(first.values())
+
+
+def _owned(plan: Plan, core: Window) -> list[Tile]:
+    """The tiles whose middle lies in a core."""
+    return [tile for tile in detecting_tiles(plan) if core.contains(_middle(tile.window, plan.region.window))]
+
+
+def _middle(window: Window, region: Window) -> Window:
+    """The pixel in the middle of a window's part of the region."""
+    part = window & region
+    assert part is not None  # the tile touches the region
+    return Window(part.row + part.height // 2, part.col + part.width // 2, 1, 1)
+
+
+def _questions(plan: Plan, asked: list[Tile], model: Segmenter) -> Generator[tuple[list[Tile], np.ndarray, np.ndarray]]:
+    """Read tiles, a row of the lattice at a time, and hand them out in batches, without those that hold no valid pixel."""
     tiles: list[Tile] = []
     with plan.seen.reader() as reader:
-        for _, row in itertools.groupby(plan.tiles(core), key=lambda tile: tile.window.row):
+        for _, row in itertools.groupby(asked, key=lambda tile: tile.window.row):
             wanted = [tile for tile in row if not reader.empty(tile.seen)]
             if not wanted:
                 continue
@@ -396,7 +441,7 @@ def _questions(plan: Plan, core: Window, segmenter: Segmenter) -> Generator[tupl
                 if not valid[part].any():
                     continue
                 if not tiles:
-                    shape = (segmenter.batch, *tile.seen.shape)
+                    shape = (model.batch, *tile.seen.shape)
                     batch, known = np.empty((*shape, len(pixels)), pixels.dtype), np.empty(shape, bool)
                 batch[len(tiles)], known[len(tiles)] = pixels[:, *part].transpose(1, 2, 0), valid[part]
                 tiles.append(tile)

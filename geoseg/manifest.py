@@ -26,6 +26,24 @@ def identity(facts: Facts) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def tags(facts: Facts, source: str) -> dict[str, str]:
+    """What a file says of the run that made it.
+
+    Args:
+        facts: of the run.
+        source: path of its scene.
+    """
+    model, scene = facts["model"], facts["scene"]
+    return {
+        "GEOSEG_VERSION": facts["geoseg"],
+        "MODEL": f"{model['name']} {model['version']}",
+        "MODEL_SHA256": model["weights_sha256"],
+        "SOURCE": Path(source).name,
+        "SOURCE_SHA256": scene["sha256"],
+        "OPTIONS": ", ".join(f"{key}={value}" for key, value in facts["options"].items()),
+    }
+
+
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
     """Turn an operating system's refusal to write into an ``OutputError`` that says what to do."""
@@ -79,7 +97,7 @@ class Run:
         facts: what decides the result.
     """
 
-    def __init__(self, out: Path, stem: str, facts: Facts, *, force: bool = False) -> None:
+    def __init__(self, out: Path, stem: str, facts: Facts, *, force: bool = False, suffix: str = ".tif") -> None:
         """Describe a run; nothing is touched before the context is entered.
 
         Args:
@@ -87,8 +105,9 @@ class Run:
             stem: the results' names begin with it.
             facts: everything that decides the result, JSON-able.
             force: forget earlier work and replace earlier results.
+            suffix: of the files of finished blocks.
         """
-        self.out, self.stem, self.facts, self.force = out, stem, facts, force
+        self.out, self.stem, self.facts, self.force, self._suffix = out, stem, facts, force, suffix
         self.work = out / f".geoseg-{stem}"
         self.identity = identity(facts)
         self._made_out = False
@@ -179,10 +198,11 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Give the folder back: what is half-written goes, finished blocks stay, and a folder without any goes too."""
-        worth = kind is not None and any(self.work.glob("block-*[0-9].tif"))
+        finished = f"block-*[0-9]{self._suffix}"
+        worth = kind is not None and any(self.work.glob(finished))
         if worth:
             for path in self.work.glob("*"):
-                if not (path.name in (_LOCK, _NOTES) or path.match("block-*[0-9].tif")):
+                if not (path.name in (_LOCK, _NOTES) or path.match(finished)):
                     path.unlink(missing_ok=True) if not path.is_dir() else shutil.rmtree(path, ignore_errors=True)
         else:
             self._leave(failed=kind is not None)
@@ -200,7 +220,7 @@ class Run:
 
     def block(self, core: Window) -> Path:
         """Where the finished block with this core is kept; the file exists only when the block is complete."""
-        return self.work / f"block-{core.row}-{core.col}-{core.height}-{core.width}.tif"
+        return self.work / f"block-{core.row}-{core.col}-{core.height}-{core.width}{self._suffix}"
 
     def check_clear(self, names: Iterable[str]) -> None:
         """Make sure that no result is about to replace a file of unknown origin.

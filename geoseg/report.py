@@ -20,9 +20,12 @@ from PIL.PngImagePlugin import PngInfo
 from geoseg._version import __version__
 from geoseg.errors import OutputError
 from geoseg.legend import NODATA, Legend
+from geoseg.window import Window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from geoseg.scene import Scene
 
 SIDE = 1600
 """Longest side of a quicklook in pixels."""
@@ -74,6 +77,23 @@ def panel_shape(shape: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
+def photograph(scene: Scene, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_], float | None]:
+    """A part of a scene as its quicklook shows it.
+
+    Returns:
+        ``(B, h, w)`` of the scene's dtype, ``(h, w)`` bool where it is data, and the size of one of its pixels on the ground in metres,
+        None where that is unknown.
+
+    Raises:
+        ReadError: if a block of the file cannot be decoded.
+    """
+    whole, (height, width) = scene.shape, panel_shape(window.shape)
+    small = tuple(max(1, round(n * part / full)) for n, part, full in zip(whole, (height, width), window.shape, strict=True))
+    view = scene.resampled((small[0], small[1])) if small != whole else scene
+    image, valid = view.read(Window(window.row * small[0] // whole[0], window.col * small[1] // whole[1], height, width))
+    return image, valid, scene.pixel_m and scene.pixel_m * math.sqrt(window.area / (height * width))
+
+
 def write_quicklook(
     path: str | Path,
     image: NDArray[np.generic],
@@ -87,6 +107,7 @@ def write_quicklook(
     areas_m2: Mapping[int, float] | None = None,
     panel_pixel_m: float | None = None,
     attribution: str = "",
+    numbers: NDArray[np.int32] | None = None,
 ) -> None:
     """Draw image and map side by side, with legend and scale bar, to a PNG of at most 1600 pixels a side; all or nothing.
 
@@ -103,22 +124,27 @@ def write_quicklook(
         areas_m2: true area of the whole map per class id; without it the legend counts pixels.
         panel_pixel_m: true size on the ground of one pixel of ``image``, metres; without it there is no scale bar.
         attribution: small print, e.g. the imagery's source and licence.
+        numbers: ``(h, w)`` int32, of the instance at each pixel, 0 for none. With it the map shows instances over the image, each in a
+            line of its colour, and ``counts`` are instances.
 
     Raises:
         OutputError: if the file cannot be written.
     """
     photo = _photo(image, valid)
-    entries = _entries(legend, np.asarray(counts, np.int64), areas_m2)
+    entries = (_entries if numbers is None else _instance_entries)(legend, np.asarray(counts, np.int64), areas_m2)
     plan = _arrange(valid.shape, entries)
     notes = _wrapped(attribution, _SMALL, plan.size[0] - 2 * _MARGIN)
     canvas = Image.new("RGB", (plan.size[0], plan.size[1] + len(notes) * (_SMALL + 6)), _PAPER)
     draw = ImageDraw.Draw(canvas)
     _draw_header(draw, plan, title, subtitle)
     _draw_panel(canvas, plan.panels[0], photo, valid)
-    _draw_panel(canvas, plan.panels[1], _overlay(photo, classes, legend), valid & (classes != NODATA))
+    drawn, shown = (
+        (_overlay(photo, classes, legend), classes != NODATA) if numbers is None else (_lined(photo, classes, numbers, legend), True)
+    )
+    _draw_panel(canvas, plan.panels[1], drawn, valid & shown)
     if panel_pixel_m is not None:
         _draw_scale(draw, plan, panel_pixel_m * max(valid.shape) / max(_shown_shape(valid.shape)))
-    _draw_legend(canvas, plan, entries)
+    _draw_legend(canvas, plan, entries, "Share of the valid area" if numbers is None else "Instances and their area")
     for at, note in enumerate(notes):
         draw.text((_MARGIN, plan.size[1] + at * (_SMALL + 6)), note, font=_font(_SMALL, note), fill=_SOFT, anchor="ls")
     _save(canvas, Path(path), {"Software": f"geoseg {__version__}", "Title": title, "Copyright": attribution})
@@ -287,6 +313,31 @@ def _overlay(photo: NDArray[np.uint8], classes: NDArray[np.uint8], legend: Legen
     return np.asarray(np.round(_ALPHA * palette[classes] + (1 - _ALPHA) * grey[..., np.newaxis]), np.uint8)
 
 
+def _lined(photo: NDArray[np.uint8], classes: NDArray[np.uint8], numbers: NDArray[np.int32], legend: Legend) -> NDArray[np.uint8]:
+    """Instances over the image in grey, in class colours, full where an instance begins and faint inside."""
+    flat = np.pad(numbers, 1, mode="edge")
+    sides = (flat[:-2, 1:-1], flat[2:, 1:-1], flat[1:-1, :-2], flat[1:-1, 2:])
+    line = np.any([side != numbers for side in sides], axis=0) & (numbers > 0)
+    filled, none = _overlay(photo, classes, legend), (numbers == 0)[..., np.newaxis]
+    palette = np.zeros((256, 3), np.uint8)
+    for item in legend.classes:
+        palette[item.id] = item.rgb
+    grey = np.round(photo @ np.array([0.299, 0.587, 0.114]))[..., np.newaxis].astype(np.uint8)
+    return np.where(line[..., np.newaxis], palette[classes], np.where(none, grey, filled))
+
+
+def _instance_entries(legend: Legend, counts: NDArray[np.int64], areas_m2: Mapping[int, float] | None) -> list[_Entry]:
+    """The lines of the legend of instances: their number, and what they cover."""
+    covered = areas_m2 or {}
+    total = sum(covered.values()) or 1.0
+    kept = sorted(legend.classes, key=lambda c: -counts[c.id])[:_MOST]
+    return [
+        _Entry(c.title, c.colour, covered.get(c.id, 0.0) / total, f"{counts[c.id]:,}", _area_text(covered[c.id]) if areas_m2 else "")
+        for c in legend.classes
+        if c in kept
+    ]
+
+
 def _entries(legend: Legend, counts: NDArray[np.int64], areas_m2: Mapping[int, float] | None) -> list[_Entry]:
     """The lines of the legend, in the legend's order; of many classes the largest, and the rest in one."""
     amounts = {c.id: float(counts[c.id]) if areas_m2 is None else areas_m2.get(c.id, 0.0) for c in legend.classes}
@@ -407,11 +458,11 @@ def _length_text(length_m: float) -> str:
     return f"{length_m:g} m" if length_m >= 1 else f"{length_m * 100:g} cm"
 
 
-def _draw_legend(canvas: Image.Image, plan: _Plan, entries: Sequence[_Entry]) -> None:
+def _draw_legend(canvas: Image.Image, plan: _Plan, entries: Sequence[_Entry], heading: str) -> None:
     """A bar of the shares, and below it swatch, title, share and amount of each class, column by column."""
     draw = ImageDraw.Draw(canvas)
     left, top, right, _ = plan.legend
-    draw.text((right, top - 10), "Share of the valid area", font=_font(_SMALL), fill=_SOFT, anchor="rs")
+    draw.text((right, top - 10), heading, font=_font(_SMALL), fill=_SOFT, anchor="rs")
     _draw_shares(draw, (left, top, right, top + 16), entries)
     rows = -(-len(entries) // plan.columns)
     pitch = (right - left + _GUTTER) / plan.columns

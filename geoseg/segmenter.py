@@ -16,6 +16,7 @@ import torch
 from geoseg import deepness, networks
 from geoseg.card import ModelCard
 from geoseg.errors import CardError, OptionsError
+from geoseg.networks import maskrcnn
 from geoseg.networks.fold import fold_batch_norms
 from geoseg.networks.graph import OnnxNetwork, can_use_cuda
 from geoseg.scene import Stretch
@@ -258,14 +259,24 @@ def load_network(model: str | Path) -> tuple[ModelCard, torch.nn.Module]:
         CardError: if the folder is no model, or weights and card do not fit together.
     """
     card, weights = ModelCard.read(model)
+    if card.architecture in maskrcnn.names():
+        raise CardError(f"{model}: {card.architecture} answers with instances, not with classes; use it with geoseg predict")
     card.check(weights)
     network = networks.build(card.architecture, bands=len(card.bands), classes=len(card.legend), **card.options)
-    try:
-        state = safetensors.torch.load_file(weights)
-        network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()})
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        raise CardError(f"{weights}: not the weights of {card.architecture} {card.options}: {str(error).splitlines()[0]}") from error
+    load_weights(network, card, weights)
     return card, fold_batch_norms(network.eval(), len(card.bands))
+
+
+def load_weights(network: torch.nn.Module, card: ModelCard, path: Path) -> None:
+    """Load the weights of a model folder, of half precision, into its network of float32.
+
+    Raises:
+        CardError: if weights and card do not fit together.
+    """
+    try:
+        network.load_state_dict(safetensors.torch.load_file(path))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise CardError(f"{path}: not the weights of {card.architecture} {card.options}: {str(error).splitlines()[0]}") from error
 
 
 _IDENTITY = [(0, False)]
@@ -299,12 +310,23 @@ def tune_malloc() -> bool:
     pages are cleared again, which costs a CPU forward pass a third of its time. So: one arena for all threads, and high
     thresholds. Returns whether the allocator took the advice.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    libc = ctypes.CDLL(ctypes.util.find_library("c"))
-    if not hasattr(libc, "mallopt"):
+    libc = _glibc()
+    if libc is None:
         return False
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8
     advice = {mmap_threshold: 1 << 30, trim_threshold: (1 << 31) - 1, arena_max: 1}
     taken = [libc.mallopt(parameter, value) for parameter, value in advice.items()]
     return all(taken)
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system, so that a process that works for long does not grow: see ``tune_malloc``."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(ctypes.util.find_library("c"))
+    return libc if hasattr(libc, "mallopt") else None

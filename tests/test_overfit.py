@@ -58,12 +58,8 @@ BY_HEART: dict[str, tuple[dict[str, Any], int, int]] = {
     "upernet": ({"encoder_name": "resnet18", "decoder_channels": 64}, 8, 300),
 }
 
-TWO = (
-    "deeplabv3",
-    "pan",
-    "pspnet",
-    "upernet",
-)  # learn the picture and its mirror image: the batch norm of a mean over the image needs two of them
+# learn the picture and its mirror image: the batch norm of a mean over the image needs two of them
+TWO = ("deeplabv3", "pan", "pspnet", "upernet")
 
 
 def chip(cell: int) -> tuple[Tensor, Tensor]:

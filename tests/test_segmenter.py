@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geoseg.card import CARD_NAME
 from geoseg.errors import CardError, OptionsError
 from geoseg.scene import Stretch
 from geoseg.segmenter import Segmenter
@@ -112,7 +114,10 @@ def test_a_model_folder_is_loaded_and_checked(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    folder = model_folder(tmp_path / "m", options={"encoder_name": "resnet18", "encoder_depth": 4, "decoder_channels": [32, 16, 8, 8]})
+    folder = model_folder(tmp_path / "m")
+    described = json.loads((folder / CARD_NAME).read_text())
+    described["options"] = {"encoder_name": "resnet18", "encoder_depth": 4, "decoder_channels": [32, 16, 8, 8]}
+    (folder / CARD_NAME).write_text(json.dumps(described))
     with pytest.raises(CardError, match="not the weights of unet"):
         Segmenter.load(folder)
 

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "geoseg"
 LIGHT = (
     *("errors", "window", "legend", "card", "deepness", "tiling", "blend", "policy", "cog", "report", "manifest", "scene"),
-    *("polygons", "features", "geopackage", "vectors", "classes"),
-    *("confusion", "boundaries", "matching", "outlines", "references", "scores"),
+    *("polygons", "features", "geopackage", "vectors", "classes", "blocks", "instances"),
+    *("confusion", "boundaries", "matching", "outlines", "references", "scores", "average_precision"),
 )
 LARGE_BYTES = 500_000
 MAY_BE_LARGE = re.compile(r"demo/\w+\.tif|geoseg/models/[\w-]+/model\.safetensors")

@@ -54,11 +54,34 @@ def load_encoder(network: nn.Module, architecture: Architecture, options: Mappin
     loads_itself = hasattr(network, "load_trunk")
     encoder = network if loads_itself else _encoder(network, architecture)
     name = _encoder_name(encoder, architecture, options)
-    state = read_state(source) if is_file(source) else fetch_state(name, str(source))
     where = f"{source}: not the weights of the encoder {name!r} of {architecture.name}"
     if loads_itself:
-        _load_trunk(network, state, where)
-        return
+        _load_trunk(network, _state(name, source), where)
+    else:
+        _load(encoder, _state(name, source), bands, where)
+
+
+def load_resnet(network: nn.Module, name: str, bands: int, source: str | Path) -> None:
+    """Load pretrained weights into a ResNet that has torchvision's names, or a part of one; for the rest see :func:`load_encoder`.
+
+    Args:
+        network: the ResNet.
+        name: of torchvision's, e.g. ``resnet50``.
+        bands: of its input.
+        source: a file, or the name of weights that torchvision has.
+
+    Raises:
+        OptionsError: if the weights cannot be read or fetched, or are not those of this ResNet.
+    """
+    _load(network, _state(f"torchvision/{name}", source), bands, f"{source}: not the weights of a {name}")
+
+
+def _state(encoder: str, source: str | Path) -> dict[str, Tensor]:
+    return read_state(source) if is_file(source) else fetch_state(encoder, str(source))
+
+
+def _load(encoder: nn.Module, state: State, bands: int, where: str) -> None:
+    """Copy what fits; refuse what is of another encoder."""
     own = {_plain(key): value for key, value in encoder.state_dict().items()}
     theirs = _without_prefix({_joined(key): value for key, value in state.items()}, {_joined(key) for key in own})
     fitting = _fitting(own, theirs, bands, where)

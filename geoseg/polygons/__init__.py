@@ -4,6 +4,7 @@ from geoseg.polygons.arcs import Arcs, Block, trace
 from geoseg.polygons.coverage import Faces, assemble, on_map
 from geoseg.polygons.join import join
 from geoseg.polygons.measure import class_areas, face_areas, face_perimeters, pixel_areas, pixel_size, zonal_means
+from geoseg.polygons.separate import Mask, outlines
 from geoseg.polygons.shaping import Shaping, polygonize
 from geoseg.polygons.wkb import encode, sizes
 
@@ -11,6 +12,7 @@ __all__ = [
     "Arcs",
     "Block",
     "Faces",
+    "Mask",
     "Shaping",
     "assemble",
     "class_areas",
@@ -19,6 +21,7 @@ __all__ = [
     "face_perimeters",
     "join",
     "on_map",
+    "outlines",
     "pixel_areas",
     "pixel_size",
     "polygonize",

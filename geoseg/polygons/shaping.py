@@ -127,12 +127,23 @@ def polygonize(
         bands = ((window, *read(window)) for window in Window.of(shape).split(_ROWS, shape[1]))
         arcs, class_of = trace(patched(bands, patches), shape), patches.class_of
     if shaping.moves or shaping.split:
-        arcs = _shaped(join(arcs), shaping, legend, class_of, (1.0, 1.0) if grid is None else pixel_size(grid))
+        arcs = shaped(join(arcs), shaping, legend, class_of, (1.0, 1.0) if grid is None else pixel_size(grid))
     return assemble(arcs, shaping.connectivity)
 
 
-def _shaped(arcs: Arcs, shaping: Shaping, legend: Legend | None, class_of: NDArray[np.uint8], scale: tuple[float, float]) -> Arcs:
-    """All steps between tracing and drawing, in their order; ``class_of`` tells the classes of the codes of instances."""
+def shaped(arcs: Arcs, shaping: Shaping, legend: Legend | None, class_of: NDArray[np.uint8], scale: tuple[float, float]) -> Arcs:
+    """All steps between tracing and drawing, in their order.
+
+    Args:
+        arcs: joined.
+        shaping: what is done.
+        legend: the class names that it speaks of.
+        class_of: (256,) the classes of the codes of instances.
+        scale: metres of a pixel along columns and along rows.
+
+    Raises:
+        OptionsError: if ``shaping`` names a class that the legend lacks.
+    """
     least, pixel_m2 = _table(shaping.min_area_m2, legend)[class_of], scale[0] * scale[1]
     if least.any() or shaping.min_hole_m2:
         arcs = merge_small(arcs, least / pixel_m2, shaping.min_hole_m2 / pixel_m2)

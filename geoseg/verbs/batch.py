@@ -22,6 +22,7 @@ from geoseg.legend import Legend
 from geoseg.manifest import Facts, identity
 from geoseg.models import locate, read
 from geoseg.mosaic import write_vrt
+from geoseg.networks import maskrcnn
 from geoseg.polygons import Shaping
 from geoseg.scene import Policy
 from geoseg.vectors import format_of
@@ -103,14 +104,18 @@ def batch(
         Number of scenes in each state.
 
     Raises:
-        OptionsError: if two scenes have one name, or the folder holds a batch with other settings.
+        OptionsError: if two scenes have one name, the folder holds a batch with other settings, or a mosaic of instances is wanted.
         GeoreferenceError: if a mosaic is wanted of scenes that are not on one grid; they are finished.
         OutputError: if the table or the mosaic cannot be written.
     """
     settings, folder = settings or Settings(), Path(out)
     paths = _distinct(scenes)
-    legend = read(locate(settings.model))[0].legend
+    card, _ = read(locate(settings.model))
     if mosaic is not None:
+        if card.architecture in maskrcnn.names():
+            raise OptionsError(
+                f"--mosaic: model {card.name!r} finds instances ({card.architecture}), and makes no class rasters; leave it out"
+            )
         format_of(Path(mosaic))
     with _table(folder, settings, force) as table:
         if mosaic is not None and table.mosaic(Path(mosaic)) is None and Path(mosaic).exists() and not force:
@@ -128,7 +133,7 @@ def batch(
             predicted += 0.0 if isinstance(result, Exception) else result["megapixels"]
             watch(table.count(), predicted)
         if mosaic is not None:
-            _join(table, folder, paths, Path(mosaic), legend, settings, force)
+            _join(table, folder, paths, Path(mosaic), card.legend, settings, force)
         return table.count()
 
 
@@ -235,10 +240,9 @@ def _alone(job: _Job) -> Facts:
         force=job.force,
         policy=use.policy,
     )
-    pixels = manifest["nodata_pixels"] + sum(facts["pixels"] for facts in manifest["classes"].values())
     return {
         "seconds": round(time.monotonic() - began, 3),
-        "megapixels": pixels / 1e6,
+        "megapixels": manifest["scene"]["height"] * manifest["scene"]["width"] / 1e6,
         "bytes": sum(manifest["outputs"].values()),
         "worker": f"{manifest['device']['name']}",
     }

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from geoseg.detector import Detector
 from geoseg.engine import BLOCK, Options, make_plan
 from geoseg.errors import SceneError, TilingError
 from geoseg.manifest import Facts
 from geoseg.models import locate
 from geoseg.models import read as read_model
-from geoseg.scene import Policy, Scene
+from geoseg.scene import Policy, Scene, Stretch
+from geoseg.segmenter import Segmenter
 from geoseg.verbs.predict import disk_bytes, prepare
 
 _PROBES = 3
@@ -55,6 +57,14 @@ def inspect(
     return {**facts, "model": card.name, "fits": f"yes: bands {fitting.bands} as {', '.join(card.bands)}, read {seen}"}
 
 
+def _answer(model: Segmenter, pixels: np.ndarray, valid: np.ndarray, stretch: Stretch | None) -> None:
+    """Ask the model, and wait for the answer."""
+    if isinstance(model, Detector):
+        model.instances(pixels, valid, stretch)
+    else:
+        model.logits(pixels, valid, stretch).cpu()
+
+
 def estimate(
     scene: str | Path,
     model: str | Path = "default",
@@ -84,7 +94,7 @@ def estimate(
     times = []
     for _ in range(_PROBES + 1):
         began = time.perf_counter()
-        segmenter.logits(blank, np.ones((segmenter.batch, *shape), bool), plan.stretch).cpu()
+        _answer(segmenter, blank, np.ones((segmenter.batch, *shape), bool), plan.stretch)
         times.append((time.perf_counter() - began) / segmenter.batch)
     rows = plan.tiling.tile + (plan.crf.tile if plan.crf else 0)
     canvas = 4 * (len(card.legend) + 1) * rows * max(plan.asked(core).width for core in cores)

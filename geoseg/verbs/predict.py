@@ -6,31 +6,35 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from odc.geo.geobox import GeoBox
 
 from geoseg import __version__, cog, report
-from geoseg.blocks import BlockMosaic, write_block
+from geoseg.blocks import BlockMosaic, write_block, write_views
 from geoseg.cluster import Cluster
 from geoseg.cluster import run as run_on
-from geoseg.engine import ALIGN, BLOCK, Options, Plan, make_plan, predict_block, write_behind
+from geoseg.detector import Detector
+from geoseg.engine import ALIGN, BLOCK, Options, Plan, Source, detect_block, make_plan, predict_block, write_behind
 from geoseg.errors import ClusterError, GeosegError, OutputError
 from geoseg.features import Features
 from geoseg.legend import NODATA
-from geoseg.manifest import Facts, Run
+from geoseg.manifest import Facts, Run, tags
 from geoseg.models import locate
 from geoseg.models import read as read_model
+from geoseg.networks import maskrcnn
 from geoseg.polygons import Shaping, polygonize
 from geoseg.polygons.measure import class_areas
 from geoseg.region import Region
 from geoseg.scene import Policy, Scene
-from geoseg.segmenter import Augmentation, Precision, Segmenter
+from geoseg.segmenter import Augmentation, Precision, Segmenter, give_back_memory
 from geoseg.vectors import FORMATS, format_of
 from geoseg.vectors import write as write_vectors
+from geoseg.verbs import instances
 from geoseg.window import Window
 
 _BLOCKS_PER_WORKER = 4
@@ -82,6 +86,9 @@ def predict(
     Writes ``STEM_classes.tif`` (COG), ``STEM_polygons.gpkg`` (or another format), ``STEM_quicklook.png`` and, last, ``STEM.manifest.json``.
     A killed run is taken up where it was by calling this again; a finished one is left as it is.
 
+    A model whose card names a Mask R-CNN finds instances: the polygons are one for each, with its score as confidence, and there
+    is no class raster; see ``instances.merge`` for how those that several tiles show become one.
+
     Args:
         scene: GeoTIFF.
         model: name of a known model, its folder, or an ONNX file (``geoseg.deepness``).
@@ -124,9 +131,14 @@ def predict(
         "suffix": FORMATS[kind][0],
         "single_layer": single_layer,
     }
-    outputs = {"confidence": confidence, "scores": work.plan.scores, "polygons": drawing if vectors else None, "quicklook": quicklook}
+    outputs = {"polygons": drawing if vectors else None, "quicklook": quicklook}
+    if isinstance(work.segmenter, Detector):
+        instances.check(work.segmenter.card, work.plan, options or Options(), shaping, confidence=confidence, compiled=compile)
+    else:
+        outputs |= {"confidence": confidence, "scores": work.plan.scores}
     path = Path(scene)
-    run = Run(Path(out) if out is not None else path.parent, path.stem, {**work.facts, "outputs": outputs}, force=force)
+    place, suffix = Path(out) if out is not None else path.parent, ".npz" if isinstance(work.segmenter, Detector) else ".tif"
+    run = Run(place, path.stem, {**work.facts, "outputs": outputs}, force=force, suffix=suffix)
     if before := run.finished():
         return {**before, "already_done": True}
     with run:
@@ -144,7 +156,7 @@ def predict(
             order = _Order(*places, bands, bbox, options, device, compile, policy, batch)
             _predict_on(cluster, order, run, work, todo, watch)
         seconds["predict"] = time.monotonic() - started - seconds["prepare"]
-        products = _Products(run, work, cores, shaping)
+        products = (instances.Products if isinstance(work.segmenter, Detector) else _Products)(run, work, cores, shaping)
         manifest = {
             **products.write(seconds, watch),
             "scene": {**work.scene.facts(), "path": str(path)},
@@ -213,24 +225,40 @@ def prepare(
     region = Region.of(described.grid, bbox, None if aoi is None else Path(aoi))
     stretch = None if described.dtype == card.scaling.dtype else described.stretch(card.scaling.percentiles)
     plan = make_plan(described, card, options, pixel_m=described.pixel_m, stretch=stretch, region=region)
-    segmenter = _loaded(folder, card.hash, device, options.precision, options.tta, compile)
+    if card.architecture in maskrcnn.names():
+        plan = replace(plan, scene=plan.seen, region=Region.of(_grid(plan.seen), bbox, None if aoi is None else Path(aoi)))
+    segmenter = _loaded(folder, card.hash, card.architecture, device, options.precision, options.tta, compile)
     return Work(described, plan, segmenter, options, compile)
 
 
+def _grid(source: Source) -> GeoBox:
+    assert isinstance(source, Scene)  # made from one
+    return source.grid
+
+
 @lru_cache(maxsize=1)
-def _loaded(folder: Path, card_hash: str, device: str, precision: Precision, tta: Augmentation, compiled: bool) -> Segmenter:  # noqa: ARG001 a key
+def _loaded(
+    folder: Path,
+    card_hash: str,  # noqa: ARG001 a key
+    architecture: str,
+    device: str,
+    precision: Precision,
+    tta: Augmentation,
+    compiled: bool,
+) -> Segmenter:
     """The model, loaded once however many scenes follow each other in a process."""
-    return Segmenter.load(folder, device=device, precision=precision, tta=tta, compile=compiled)
+    kind = Detector if architecture in maskrcnn.names() else Segmenter
+    return kind.load(folder, device=device, precision=precision, tta=tta, compile=compiled)
 
 
 def _names(stem: str, outputs: Facts) -> list[str]:
     """File names of a run's results."""
     polygons = outputs["polygons"]
     wanted = [
-        ("classes.tif", True),
-        ("classes.tif.aux.xml", True),
-        ("confidence.tif", outputs["confidence"]),
-        ("scores.tif", outputs["scores"]),
+        ("classes.tif", "confidence" in outputs),
+        ("classes.tif.aux.xml", "confidence" in outputs),
+        ("confidence.tif", outputs.get("confidence", False)),
+        ("scores.tif", outputs.get("scores", False)),
         (f"polygons{polygons['suffix']}" if polygons else "", bool(polygons)),
         ("quicklook.png", outputs["quicklook"]),
     ]
@@ -283,8 +311,12 @@ def _predict_here(run: Run, work: Work, todo: list[Window], batch: int | None, w
 
 def _predict_block(work: Work, core: Window, path: Path, tick: Callable[[int], None] = lambda _: None) -> None:
     """Predict a block and write it; it is there whole or not at all."""
+    if isinstance(work.segmenter, Detector):
+        write_views(path, detect_block(work.plan, core, work.segmenter, tick))
+        return
     write = partial(write_block, path, core, layers=work.plan.layers(len(work.segmenter.card.legend)))
     write_behind(write, predict_block(work.plan, core, work.segmenter, tick))
+    give_back_memory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,14 +394,7 @@ class _Products:
         window = self.plan.region.window
         self._parts = [(core.shift(-window.row, -window.col), run.block(core)) for core in cores]
         self._grid = self.scene.grid[window.row : window.end_row, window.col : window.end_col]
-        self._tags = {
-            "GEOSEG_VERSION": __version__,
-            "MODEL": f"{self.card.name} {self.card.version}",
-            "MODEL_SHA256": self.card.sha256,
-            "SOURCE": Path(self.scene.path).name,
-            "SOURCE_SHA256": run.facts["scene"]["sha256"],
-            "OPTIONS": ", ".join(f"{key}={value}" for key, value in run.facts["options"].items()),
-        }
+        self._tags = tags(run.facts, self.scene.path)
 
     def write(self, seconds: dict[str, float], watch: Callable[[Progress], None]) -> Facts:
         """Write all results into the work folder; returns what the manifest says of them."""
@@ -437,18 +462,12 @@ class _Products:
         write_vectors(path, features, self._tags, kind=format_of(path), single_layer=facts["single_layer"])
 
     def _write_quicklook(self) -> None:
-        window, whole = self.plan.region.window, self.scene.shape
-        height, width = report.panel_shape(window.shape)
-        small = tuple(max(1, round(n * part / full)) for n, part, full in zip(whole, (height, width), window.shape, strict=True))
-        view = self.scene.resampled((small[0], small[1])) if small != whole else self.scene
-        corner = Window(window.row * small[0] // whole[0], window.col * small[1] // whole[1], height, width)
-        image, valid = view.read(corner)
-        pixel_m = self.scene.pixel_m and self.scene.pixel_m * math.sqrt(window.area / (height * width))
+        image, valid, pixel_m = report.photograph(self.scene, self.plan.region.window)
         report.write_quicklook(
             self._path("quicklook.png"),
             image,
             valid,
-            cog.preview(self._path("classes.tif"), (height, width)),
+            cog.preview(self._path("classes.tif"), valid.shape),
             self.card.legend,
             self._counts,
             title=Path(self.scene.path).name,

@@ -28,7 +28,7 @@ from geoseg.datasets import LabelledImage, LabelledScene, LabelledSet
 from geoseg.errors import OptionsError, ResumeError
 from geoseg.legend import ISPRS, Legend
 from geoseg.losses import PartialLabelLoss, SummedLoss, Term, balanced_weights
-from geoseg.networks import build, find
+from geoseg.networks import build, find, maskrcnn
 from geoseg.networks.weights import load_encoder
 from geoseg.options import parse, read_table
 from geoseg.report import write_chips
@@ -40,12 +40,17 @@ _WORK = "training"
 _LAST = "last"
 _CHIPS = "chips.png"
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""Of Lightning's trainer."""
 
-class _Table(BaseModel):
+
+class Table(BaseModel):
+    """A table of a recipe: no key is unknown."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ModelOptions(_Table):
+class ModelOptions(Table):
     """The facts of the card that are known before training; see :class:`geoseg.card.ModelCard`."""
 
     name: str
@@ -62,7 +67,7 @@ class ModelOptions(_Table):
     license: str
 
 
-class ScheduleOptions(_Table):
+class ScheduleOptions(Table):
     """How long and how fast to learn.
 
     Attributes:
@@ -84,7 +89,7 @@ class ScheduleOptions(_Table):
     average: float = Field(default=0.998, ge=0, lt=1)
 
 
-class LossOptions(_Table):
+class LossOptions(Table):
     """What is minimised; see :func:`geoseg.losses.balanced_weights` and ``partial_cross_entropy``.
 
     Attributes:
@@ -110,7 +115,7 @@ class Held(Source):
     part: str = "val"
 
 
-class TrainOptions(_Table):
+class TrainOptions(Table):
     """One training recipe.
 
     Attributes:
@@ -139,7 +144,7 @@ class TrainOptions(_Table):
     seed: int = 0
     workers: int = Field(default=1, ge=0)
     threads: int | None = Field(default=None, ge=1)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision = "32-true"
 
 
 class HeldOut(Dataset[tuple[Tensor, Tensor]]):
@@ -249,21 +254,17 @@ class Data(pl.LightningDataModule):
         return DataLoader(self.held_out(self.options.validation[0]), batch_size=1)
 
 
-class Training(pl.LightningModule):
-    """A network learning from partial labels.
+class Learning(pl.LightningModule):
+    """A network, how long and how fast it learns, and how a run is taken up.
 
     Args:
-        network: of :func:`geoseg.networks.build`; one that offers ``forward_with_auxiliary`` was built with ``auxiliary``.
-        loss: of label codes.
-        options: the recipe.
-        legend: the classes.
+        network: that learns.
+        options: how long and how fast.
     """
 
-    def __init__(self, network: torch.nn.Module, loss: SummedLoss, options: TrainOptions, legend: Legend) -> None:
+    def __init__(self, network: torch.nn.Module, options: ScheduleOptions) -> None:
         super().__init__()
-        self.network, self.loss, self.schedule, self.legend = network, loss, options.schedule, legend
-        self.auxiliary = options.loss.auxiliary if _has_auxiliary(options) else 0.0
-        self.confusion = Confusion.empty(_CODES, len(legend))
+        self.network, self.schedule = network, options
         self.spent_s = 0.0
         self.since: float | None = None
 
@@ -296,6 +297,36 @@ class Training(pl.LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Stop when the time is over."""
+        if self.progress() >= 1:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the time spent."""
+        checkpoint["geoseg_spent_s"] = self.elapsed_s()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the time spent."""
+        self.spent_s = checkpoint["geoseg_spent_s"]
+
+
+class Training(Learning):
+    """A network learning from partial labels.
+
+    Args:
+        network: of :func:`geoseg.networks.build`; one that offers ``forward_with_auxiliary`` was built with ``auxiliary``.
+        loss: of label codes.
+        options: the recipe.
+        legend: the classes.
+    """
+
+    def __init__(self, network: torch.nn.Module, loss: SummedLoss, options: TrainOptions, legend: Legend) -> None:
+        super().__init__(network, options.schedule)
+        self.loss, self.legend = loss, legend
+        self.auxiliary = options.loss.auxiliary if _has_auxiliary(options) else 0.0
+        self.confusion = Confusion.empty(_CODES, len(legend))
+
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """Loss of one batch, that of the auxiliary head included."""
         pixels, labels = batch
@@ -307,11 +338,6 @@ class Training(pl.LightningModule):
             loss = self.loss(self.network(pixels), labels)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels))
         return loss
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Stop when the time is over."""
-        if self.progress() >= 1:
-            self.trainer.should_stop = True
 
     def on_validation_epoch_start(self) -> None:
         """Count from zero."""
@@ -329,14 +355,6 @@ class Training(pl.LightningModule):
         shown = " ".join(f"{key.removeprefix('iou_')} {value:.3f}" for key, value in figures.items())
         _log.info("step %d, %.1f min: %s", self.global_step, self.elapsed_s() / 60, shown)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the time spent."""
-        checkpoint["geoseg_spent_s"] = self.elapsed_s()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from the time spent."""
-        self.spent_s = checkpoint["geoseg_spent_s"]
-
 
 def train(
     config: str | Path | Mapping[str, Any],
@@ -348,7 +366,8 @@ def train(
 ) -> ModelCard:
     """Train a model and write its folder.
 
-    A run that was stopped goes on from its last checkpoint in ``out/training``.
+    A run that was stopped goes on from its last checkpoint in ``out/training``. A recipe whose architecture is a Mask R-CNN is that of
+    :mod:`geoseg.verbs.train_instances`.
 
     Args:
         config: YAML recipe, or its table.
@@ -366,10 +385,14 @@ def train(
         ReadError: if an image cannot be decoded.
         ResumeError: if the checkpoint belongs to another recipe.
     """
+    if _architecture(config) in maskrcnn.names():
+        from geoseg.verbs import train_instances  # it builds on this room
+
+        return train_instances.train(config, out, data=data, encoder_weights=encoder_weights, force=force)
     options = read_options(config, data, encoder_weights)
-    legend = _legend(options.model.legend)
+    legend = find_legend(options.model.legend)
     work = Path(out) / _WORK
-    checkpoint = _checkpoint(work, options, force=force)
+    checkpoint = take_up(work, options, force=force)
     pl.seed_everything(options.seed)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -381,7 +404,7 @@ def train(
     source = Data(options, legend, network.stride)
     loss = _loss(source, options.loss)
     module = Training(network, loss, options, legend)
-    _trainer(options, work).fit(module, source, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
+    trainer(options.schedule, options.precision, work).fit(module, source, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
     return export(Path(out), module, source, options, legend)
 
 
@@ -402,8 +425,10 @@ def preview(config: str | Path | Mapping[str, Any], out: str | Path, *, data: st
         ReadError: if an image cannot be decoded.
         OutputError: if the picture cannot be written.
     """
+    if _architecture(config) in maskrcnn.names():
+        raise OptionsError("the chips of a recipe for instances cannot be drawn; leave --dry-run out")
     options = read_options(config, data)
-    legend, scaling = _legend(options.model.legend), options.model.scaling
+    legend, scaling = find_legend(options.model.legend), options.model.scaling
     source = Data(options, legend, stride=1)
     batches = source.chips(0, -(-chips // options.chips.batch))
     pairs = [pair for index in range(len(batches)) for pair in zip(*(each.numpy() for each in batches[index]), strict=True)][:chips]
@@ -412,6 +437,13 @@ def preview(config: str | Path | Mapping[str, Any], out: str | Path, *, data: st
     folder.mkdir(parents=True, exist_ok=True)
     write_chips(folder / _CHIPS, [pixels * std + mean for pixels, _ in pairs], [codes for _, codes in pairs], source.allowed, legend)
     return folder / _CHIPS
+
+
+def _architecture(config: str | Path | Mapping[str, Any]) -> str:
+    """What a recipe trains; empty if it does not say."""
+    table = config if isinstance(config, Mapping) else read_table(config)
+    model = table.get("model")
+    return str(model.get("architecture", "")) if isinstance(model, Mapping) else ""
 
 
 def read_options(
@@ -485,11 +517,8 @@ def export(out: Path, module: Training, source: Data, options: TrainOptions, leg
     """
     network = _network(options, legend, training=False)
     known = network.state_dict().keys()
-    weights = {key: _halved(value) for key, value in module.network.state_dict().items() if key in known}
-    out.mkdir(parents=True, exist_ok=True)
-    fresh = out / f".{WEIGHTS_NAME}.part"
-    save_file(weights, fresh)
-    fresh.chmod(0o644)
+    weights = {key: value for key, value in module.network.state_dict().items() if key in known}
+    fresh = write_weights(out, weights)
     network.load_state_dict(load_file(fresh))
     network.float().eval().to(memory_format=torch.channels_last)
     bf16 = options.precision == "bf16-mixed"
@@ -505,11 +534,25 @@ def export(out: Path, module: Training, source: Data, options: TrainOptions, leg
         scores={"measured": _how(module, options), **scores},
         sha256=hashlib.sha256(fresh.read_bytes()).hexdigest(),
     )
+    settle_model(out, fresh, card)
+    return card
+
+
+def write_weights(out: Path, weights: Mapping[str, Tensor]) -> Path:
+    """Write weights in half precision beside their place in a model folder; returns the path."""
+    out.mkdir(parents=True, exist_ok=True)
+    fresh = out / f".{WEIGHTS_NAME}.part"
+    save_file({key: _halved(value) for key, value in weights.items()}, fresh)
+    fresh.chmod(0o644)
+    return fresh
+
+
+def settle_model(out: Path, fresh: Path, card: ModelCard) -> None:
+    """Put weights that `write_weights` wrote and their card into their places, the card last."""
     fresh_card = out / f".{CARD_NAME}.part"
     fresh_card.write_text(card.to_json(), encoding="utf-8")
     for path, name in ((fresh, WEIGHTS_NAME), (fresh_card, CARD_NAME)):
         _settle(path, out / name)
-    return card
 
 
 def _settle(path: Path, target: Path) -> None:
@@ -539,13 +582,13 @@ def _loss(source: Data, options: LossOptions) -> SummedLoss:
     return SummedLoss(PartialLabelLoss(allowed, weights, push=options.push), options.terms)
 
 
-def _trainer(options: TrainOptions, work: Path) -> pl.Trainer:
-    schedule = options.schedule
+def trainer(schedule: ScheduleOptions, precision: Precision, work: Path) -> pl.Trainer:
+    """Lightning's trainer of a recipe: moving average of the weights, a checkpoint at each validation, a log as CSV in ``work``."""
     return pl.Trainer(
         default_root_dir=work,
         accelerator="auto",
         devices=1,
-        precision=options.precision,
+        precision=precision,
         max_steps=schedule.max_steps,
         max_epochs=-1,
         reload_dataloaders_every_n_epochs=1,
@@ -562,8 +605,12 @@ def _trainer(options: TrainOptions, work: Path) -> pl.Trainer:
     )
 
 
-def _checkpoint(work: Path, options: TrainOptions, *, force: bool) -> Path | None:
-    """The checkpoint to go on from, if any; also writes down the recipe of this run."""
+def take_up(work: Path, options: Table, *, force: bool) -> Path | None:
+    """The checkpoint to go on from, if any; also writes down the recipe of this run.
+
+    Raises:
+        ResumeError: if the checkpoint belongs to another recipe.
+    """
     recipe, last = work / "recipe.json", work / f"{_LAST}.ckpt"
     facts = options.model_dump_json(exclude={"data", "workers", "threads"}, indent=2)
     if last.exists() and not force:
@@ -576,7 +623,8 @@ def _checkpoint(work: Path, options: TrainOptions, *, force: bool) -> Path | Non
     return None
 
 
-def _legend(name: str) -> Legend:
+def find_legend(name: str) -> Legend:
+    """The legend of a recipe: ``isprs``, or a YAML file."""
     return ISPRS if name == ISPRS.name else Legend.from_yaml(name)
 
 
@@ -595,9 +643,14 @@ def _allowed(sets: tuple[LabelledSet, ...]) -> np.ndarray[Any, Any]:
     return allowed
 
 
+def begun_with(encoder_weights: str | Path | None) -> list[str]:
+    """What a card says of pretrained weights: one line, or none."""
+    return [f"encoder, at first: {Path(encoder_weights).name}"] if encoder_weights else []
+
+
 def _credits(source: Data, options: TrainOptions) -> tuple[str, ...]:
     """One line for each set that gave chips, and one for pretrained weights."""
-    lines = [f"encoder, at first: {Path(options.encoder_weights).name}"] if options.encoder_weights else []
+    lines = begun_with(options.encoder_weights)
     for key in dict.fromkeys(each.data for each in options.sources):
         used, parts = source.sets[key], [_part(each) for each in options.sources if each.data == key]
         lines.append(f"{used.name} ({'; '.join(parts)}): {used.title}. Licence: {used.licence}. Attribution: {used.attribution}")
