@@ -312,7 +312,7 @@ def test_nothing_is_lost_doubled_or_wrong_whatever_dies(machines: Machines, tmp_
 def test_nothing_is_lost_doubled_or_wrong_in_many_scenes(machines: Machines, tmp_path: Path, settings: Settings, seed: int) -> None:
     facts = ordeal(machines, tmp_path, settings, count=60, kills=8, thorough=True, rng=random.Random(seed))
     assert {key: facts[key] for key in SOUND} == SOUND
-    assert facts["kills"] >= 4
+    assert facts["kills"] >= 2
 
 
 @pytest.mark.timeout(60)
