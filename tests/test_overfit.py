@@ -23,7 +23,7 @@ SIDE, CLASSES, AIM = 128, 3, 0.95
 BY_HEART: dict[str, tuple[dict[str, Any], int, int]] = {
     "deeplabv1": ({"width": 1 / 8, "dropout": 0.0}, 16, 300),
     "deeplabv2": ({"width": 1 / 8}, 16, 300),
-    "deeplabv3": ({"encoder_name": "resnet18", "decoder_channels": 64, "aspp_dropout": 0.0}, 8, 300),
+    "deeplabv3": ({"encoder_name": "resnet18", "decoder_channels": 64, "decoder_aspp_dropout": 0.0}, 16, 600),
     "deeplabv3_resnet101": ({"width": 1 / 8, "multi_grid": (1, 2, 4), "output_stride": 16}, 16, 300),
     "deeplabv3_resnet50": ({"width": 1 / 8}, 8, 300),
     "deeplabv3plus": ({"encoder_name": "resnet18", "decoder_channels": 64, "decoder_aspp_dropout": 0.0}, 8, 300),
@@ -47,7 +47,7 @@ BY_HEART: dict[str, tuple[dict[str, Any], int, int]] = {
     "gcn": ({"width": 1 / 8, "depth": 50}, 8, 300),
     "linknet": ({"encoder_name": "resnet18"}, 8, 300),
     "manet": ({"encoder_name": "resnet18"}, 8, 300),
-    "pan": ({"encoder_name": "resnet18"}, 8, 300),
+    "pan": ({"encoder_name": "resnet18"}, 16, 600),
     "pspnet": ({"encoder_name": "resnet18", "psp_dropout": 0.0}, 16, 300),
     "refinenet": ({"width": 1 / 8, "depth": 50}, 8, 300),
     "segformer": ({"encoder_name": "mit_b0"}, 8, 600),
