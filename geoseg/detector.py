@@ -17,7 +17,7 @@ from geoseg.instances import Instance
 from geoseg.networks import maskrcnn
 from geoseg.networks.maskrcnn import Detections
 from geoseg.scene import Stretch
-from geoseg.segmenter import Augmentation, Precision, Segmenter, load_weights
+from geoseg.segmenter import Segmenter, load_weights
 
 _BATCH_ON_GPU = 8
 _INSIDE = 0.5
@@ -29,26 +29,13 @@ class Detector(Segmenter):
     ``batch`` is 1 on a CPU, 8 on a GPU, halved when memory runs out.
     """
 
-    @classmethod
-    def load(
-        cls,
-        model: str | Path,
-        *,
-        device: str = "auto",
-        precision: Precision = "auto",
-        tta: Augmentation = "none",
-        compile: bool = False,  # noqa: A002 the word of torch
-    ) -> Detector:
-        """Build the network that a model folder describes and load its weights (safetensors only, hash checked).
-
-        Raises:
-            CardError: if the folder is no model, or weights and card do not fit together.
-        """
+    @staticmethod
+    def _read(model: str | Path) -> tuple[ModelCard, torch.nn.Module]:
         card, weights = ModelCard.read(model)
         card.check(weights)
         network = maskrcnn.build(card.architecture, bands=len(card.bands), classes=len(card.legend), **card.options)
         load_weights(network, card, weights)
-        return cls(card, network, device=device, precision=precision, tta=tta, compile=compile)
+        return card, network
 
     def prepare(self, shape: tuple[int, int], largest: int | None = None) -> None:
         """Warm up: the first pass is the one that chooses and compiles kernels.

@@ -6,7 +6,7 @@ import ctypes
 import ctypes.util
 import sys
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 import safetensors
@@ -84,7 +84,7 @@ class Segmenter:
         precision: Precision = "auto",
         tta: Augmentation = "none",
         compile: bool = False,  # noqa: A002 the word of torch
-    ) -> Segmenter:
+    ) -> Self:
         """Build the network that a model folder describes and load its weights (safetensors only, hash checked); or an ONNX file.
 
         An ONNX file is computed by onnxruntime, in fp32; see ``geoseg.deepness`` for what it must say of itself, and what is trusted.
@@ -95,8 +95,13 @@ class Segmenter:
         """
         if deepness.is_onnx(model):
             return cls._of_onnx(deepness.read(model), device=device, precision=precision, tta=tta, compile=compile)
-        card, network = load_network(model)
+        card, network = cls._read(model)
         return cls(card, network, device=device, precision=precision, tta=tta, compile=compile)
+
+    @staticmethod
+    def _read(model: str | Path) -> tuple[ModelCard, torch.nn.Module]:
+        """The card and the network of a model folder."""
+        return load_network(model)
 
     @classmethod
     def _of_onnx(
@@ -107,7 +112,7 @@ class Segmenter:
         precision: Precision,
         tta: Augmentation,
         compile: bool,  # noqa: A002 the word of torch
-    ) -> Segmenter:
+    ) -> Self:
         if precision not in ("auto", "fp32") or compile:
             raise OptionsError(f"{model.path}: an ONNX file is computed by onnxruntime in fp32; leave --precision and --compile away")
         if device == "auto":

@@ -27,8 +27,8 @@ from geoseg.legend import Legend
 from geoseg.networks.maskrcnn import Detections
 from geoseg.scene import Scene
 from geoseg.verbs.predict import predict
-from geoseg.verbs.train import preview, train
-from geoseg.verbs.train_instances import InstanceChips, Windows, judge, read_options
+from geoseg.verbs.train import preview, read_recipe, train
+from geoseg.verbs.train_instances import InstanceChips, InstanceOptions, Windows, judge
 from geoseg.window import Window
 from tests.conftest import make_scene
 
@@ -102,7 +102,7 @@ def recipe(data: Path, **schedule) -> dict:
 
 
 def scene_of(data: Path, polygons: str = "town.gpkg", **facts) -> OutlinedScene:
-    options = read_options(recipe(data))
+    options = read_recipe(InstanceOptions, recipe(data))
     given = {"bands": options.model.bands, "resolution_m": 1.0} | facts
     return OutlinedScene.read(data / "town.tif", data / polygons, Legend.from_yaml(LEGEND), **given)
 
@@ -144,7 +144,7 @@ def town_json(shared: Path) -> OutlinedScene:
 
 
 def test_chips_repeat_and_their_masks_lie_on_what_they_are_of(data: Path) -> None:
-    options = read_options(recipe(data))
+    options = read_recipe(InstanceOptions, recipe(data))
     chips = InstanceChips([scene_of(data)], options, first=3, count=6)
     seen = 0
     for number in range(6):
@@ -182,7 +182,7 @@ class Perfect:
 
 
 def test_judge_counts_every_window(data: Path) -> None:
-    windows = Windows(scene_of(data), read_options(recipe(data)))
+    windows = Windows(scene_of(data), read_recipe(InstanceOptions, recipe(data)))
     assert len(windows) == 4
     for share, expected in ((1.0, 1.0), (0.0, 0.0)):
         precision = AveragePrecision()
@@ -205,7 +205,7 @@ def test_odd_sources_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(GeoreferenceError, match="give the scene a CRS first"):
         OutlinedScene.read(data / "nowhere.tif", data / "town.gpkg", Legend.from_yaml(LEGEND), bands=BANDS, resolution_m=1.0)
     with pytest.raises(OptionsError, match=r"'chips.sise'; did you mean 'size'"):
-        read_options(recipe(data) | {"chips": {"sise": 3}})
+        read_recipe(InstanceOptions, recipe(data) | {"chips": {"sise": 3}})
     with pytest.raises(OptionsError, match="is not there; name the folder"):
         train(recipe(data), tmp_path / "out", data=tmp_path / "nowhere")
     with pytest.raises(OptionsError, match="no encoder weights here"):
@@ -218,7 +218,7 @@ def test_odd_sources_are_refused(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_recipe_of_the_repository_is_readable(tmp_path: Path) -> None:
-    assert read_options(CONFIGS / "train" / "instances.yaml", tmp_path).model.architecture == "maskrcnn_resnet50_fpn_v2"
+    assert read_recipe(InstanceOptions, CONFIGS / "train" / "instances.yaml", tmp_path).model.architecture == "maskrcnn_resnet50_fpn_v2"
 
 
 @pytest.mark.slow

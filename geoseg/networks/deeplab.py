@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
@@ -54,7 +55,7 @@ class LargeFOV(nn.Module):
         return answer
 
 
-class _DeepLab(nn.Module):
+class _DeepLab(nn.Module, ABC):
     """What both versions share: an input of 8 k + 1 pixels a side has k + 1 scores a side, each at the place of a pixel."""
 
     stride = 8
@@ -66,8 +67,9 @@ class _DeepLab(nn.Module):
         pixels = functional.pad(pixels, (0, right, 0, below))
         return _resized(self._scores(pixels), [*pixels.shape[-2:]])[..., :height, :width]
 
+    @abstractmethod
     def _scores(self, pixels: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Scores (N, K, h, w) at every eighth pixel."""
 
 
 class DeepLabV1(_DeepLab):

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -115,7 +115,20 @@ class Held(Source):
     part: str = "val"
 
 
-class TrainOptions(Table):
+class Recipe(Table):
+    """What every recipe has.
+
+    Attributes:
+        data: folder of what is learnt from.
+    """
+
+    data: Path
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+class TrainOptions(Recipe):
     """One training recipe.
 
     Attributes:
@@ -133,7 +146,6 @@ class TrainOptions(Table):
         precision: of Lightning's trainer, e.g. ``bf16-mixed`` or ``32-true``.
     """
 
-    data: Path
     model: ModelOptions
     sources: tuple[Source, ...] = Field(min_length=1)
     chips: ChipOptions
@@ -449,20 +461,38 @@ def _architecture(config: str | Path | Mapping[str, Any]) -> str:
 def read_options(
     config: str | Path | Mapping[str, Any], data: str | Path | None = None, encoder_weights: str | Path | None = None
 ) -> TrainOptions:
+    """Read a recipe of a network with logits; see `read_recipe`.
+
+    Raises:
+        OptionsError: also if it speaks of the auxiliary head in the wrong place.
+    """
+    options = read_recipe(TrainOptions, config, data, encoder_weights)
+    if "auxiliary" in options.model.options:
+        raise OptionsError(f"{_named(config)}: model.options.auxiliary is decided by training; set loss.auxiliary, 0 for no auxiliary head")
+    return options
+
+
+def read_recipe(
+    kind: type[R],
+    config: str | Path | Mapping[str, Any],
+    data: str | Path | None = None,
+    encoder_weights: str | Path | None = None,
+) -> R:
     """Read a recipe; what is given beside it stands before what is in it.
 
     Raises:
         OptionsError: if a key is unknown, missing or of the wrong type, or the data folder is not there.
     """
-    where = "recipe" if isinstance(config, Mapping) else str(config)
     table = dict(config) if isinstance(config, Mapping) else read_table(config)
     given = {"data": data, "encoder_weights": encoder_weights}
-    options = parse(TrainOptions, table | {key: str(value) for key, value in given.items() if value is not None}, where)
-    if "auxiliary" in options.model.options:
-        raise OptionsError(f"{where}: model.options.auxiliary is decided by training; set loss.auxiliary, 0 for no auxiliary head")
+    options = parse(kind, table | {key: str(value) for key, value in given.items() if value is not None}, _named(config))
     if not options.data.is_dir():
-        raise OptionsError(f"{where}: data folder {options.data} is not there; name the folder that holds the sets with --data")
+        raise OptionsError(f"{_named(config)}: data folder {options.data} is not there; name the folder that holds the scenes with --data")
     return options
+
+
+def _named(config: str | Path | Mapping[str, Any]) -> str:
+    return "recipe" if isinstance(config, Mapping) else str(config)
 
 
 def warmed_cosine(progress: float, warmup: float) -> float:

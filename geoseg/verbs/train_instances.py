@@ -27,15 +27,16 @@ from geoseg.instances import Instance, overlaps
 from geoseg.legend import Legend
 from geoseg.networks.maskrcnn import MaskRCNN, build
 from geoseg.networks.weights import load_resnet
-from geoseg.options import parse, read_table
 from geoseg.verbs.train import (
     Learning,
     ModelOptions,
     Precision,
+    Recipe,
     ScheduleOptions,
     Table,
     begun_with,
     find_legend,
+    read_recipe,
     settle_model,
     take_up,
     trainer,
@@ -91,7 +92,7 @@ class InstanceChipOptions(Table):
     brightness: float = Field(default=0.2, ge=0)
 
 
-class InstanceOptions(Table):
+class InstanceOptions(Recipe):
     """One recipe for instances; keys that also :class:`geoseg.verbs.train.TrainOptions` has mean the same.
 
     Attributes:
@@ -108,7 +109,6 @@ class InstanceOptions(Table):
         precision: of Lightning's trainer.
     """
 
-    data: Path
     model: ModelOptions
     sources: tuple[OutlinedSource, ...] = Field(min_length=1)
     chips: InstanceChipOptions
@@ -348,7 +348,7 @@ def train(
         SceneError: if a scene is not usable.
         ResumeError: if the checkpoint belongs to another recipe.
     """
-    options = read_options(config, data, encoder_weights)
+    options = read_recipe(InstanceOptions, config, data, encoder_weights)
     legend = find_legend(options.model.legend)
     source = InstanceData(options, legend)
     pl.seed_everything(options.seed)
@@ -363,23 +363,6 @@ def train(
     fitting = trainer(options.schedule, options.precision, work)
     fitting.fit(module, source, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
     return _export(Path(out), module, source, legend)
-
-
-def read_options(
-    config: str | Path | Mapping[str, Any], data: str | Path | None = None, encoder_weights: str | Path | None = None
-) -> InstanceOptions:
-    """Read a recipe; what is given beside it stands before what is in it.
-
-    Raises:
-        OptionsError: if a key is unknown, missing or of the wrong type, or the data folder is not there.
-    """
-    where = "recipe" if isinstance(config, Mapping) else str(config)
-    table = dict(config) if isinstance(config, Mapping) else read_table(config)
-    given = {"data": data, "encoder_weights": encoder_weights}
-    options = parse(InstanceOptions, table | {key: str(value) for key, value in given.items() if value is not None}, where)
-    if not options.data.is_dir():
-        raise OptionsError(f"{where}: data folder {options.data} is not there; name the folder that holds the scenes with --data")
-    return options
 
 
 def _network(options: InstanceOptions, legend: Legend) -> MaskRCNN:
