@@ -23,7 +23,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -133,8 +133,8 @@ def many(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def memory(task: dict[str, Any], rows: int, columns: int) -> list[float]:
-    """Peak memory of two workers after a scene of that size, 10^9 bytes."""
+def memory(task: dict[str, Any], rows: int, columns: int) -> Mapping[str, float]:
+    """Peak memory of each of two workers after a scene of that size, 10^9 bytes."""
     from distributed import Client
 
     from benchmarks.common import peak_gb
@@ -146,7 +146,8 @@ def memory(task: dict[str, Any], rows: int, columns: int) -> list[float]:
     verb(scene, folder / "tiny", out=folder / "out", cluster=cluster, vectors=False, quicklook=False)
     scene.unlink()
     with Client(task["two"]) as client:
-        return sorted(client.run(peak_gb).values())
+        peaks: Mapping[str, float] = client.run(peak_gb)
+        return peaks
 
 
 def work(task: dict[str, Any]) -> dict[str, Any]:
@@ -160,8 +161,8 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
         options = {"encoder_name": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8]}
         make_model(folder / "tiny", "unet", options, stride=8, tile=TILE, overlap=OVERLAP)
         peaks = [memory(task, *size) for size in ((6000, 12_000), (30_000, 30_000))]
-        facts["worker_peak_gb"] = [round(peak, 3) for pair in peaks for peak in pair]
-        facts["worker_memory_growth"] = round(max(after / before for before, after in zip(*peaks, strict=True)), 3)
+        facts["worker_peak_gb"] = [[round(scene[worker], 3) for scene in peaks] for worker in peaks[0]]
+        facts["worker_memory_growth"] = round(max(peaks[1][worker] / peaks[0][worker] for worker in peaks[0]), 3)
     return facts | {"seconds": [[predict(task, way) for _ in range(task["times"]) for way in pair] for pair in task["pairs"]]}
 
 

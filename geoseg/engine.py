@@ -26,7 +26,7 @@ from geoseg.instances import View
 from geoseg.legend import NODATA
 from geoseg.region import Region
 from geoseg.scene import Scene, Stretch
-from geoseg.segmenter import Augmentation, Precision, Segmenter
+from geoseg.segmenter import Augmentation, Precision, Segmenter, give_back_memory
 from geoseg.tiling import Tile, Tiling, cores
 from geoseg.window import Window
 
@@ -299,6 +299,7 @@ def _blend(plan: Plan, core: Window, segmenter: Segmenter, tick: Callable[[int],
         for first, end in _finished(rows, done, ready, canvas):
             yield _answer(plan, core, canvas, (rows, cols), slice(first, end))
             done = end
+            give_back_memory()  # so that the peak does not creep up with each block, as fragments of freed activations gather
 
 
 def _canvas(field: Window, weights: np.ndarray, slack: int, segmenter: Segmenter) -> Canvas:
