@@ -455,6 +455,7 @@ def plan(
     aoi: Aoi = None,
     tile: Tile = None,
     overlap: Overlap = None,
+    crf: Crf = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     allow_vrt: AllowVrt = False,
     sidecars: Sidecars = False,
@@ -462,6 +463,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what `predict` would do: tiles, blocks, and expected memory, disk and time from a short probe."""
+    from geoseg.crf import DenseCRF
     from geoseg.engine import Options
     from geoseg.verbs import inspect
 
@@ -471,7 +473,7 @@ def plan(
         bands=_integers(bands),
         bbox=_numbers(bbox),
         aoi=aoi,
-        options=Options(tile, overlap),
+        options=Options(tile, overlap, crf=DenseCRF() if crf else None),
         device=device,
         policy=_policy(allow_vrt, sidecars, max_pixels),
     )
@@ -725,8 +727,9 @@ def networks_list(as_json: AsJson = False) -> None:
         typer.echo(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
     typer.echo(
         "\nWith default options (encoders: ResNet-34; of DPT: ViT-B/16), 3 bands and 21 classes.\n"
-        "GFLOP/Mpx: for 10⁶ pixels, in tiles of 512 x 512.\n"
+        "GFLOP/Mpx: for 10⁶ pixels, in tiles of 512 x 512; of Mask R-CNN with 1000 proposals in each, without masks.\n"
         "Reach: how far a network looks, in pixels; ∞ where an answer depends on the whole tile.\n"
+        "Mask R-CNN answers with instances, all others with classes.\n"
         "More on each: geoseg networks show NETWORK"
     )
 
