@@ -92,6 +92,7 @@ class ProtocolName(StrEnum):
     isprs_eroded_6 = "isprs-eroded-6"
     isprs_full = "isprs-full"
     isprs_full_6 = "isprs-full-6"
+    isbi = "isbi"
     spacenet = "spacenet"
 
 
@@ -520,7 +521,9 @@ def evaluate(
         Path | None,
         typer.Option(help="The reference holds partial labels; this file says which classes each code allows.", metavar="SET.yaml"),
     ] = None,
-    class_: Annotated[str | None, typer.Option("--class", help="What polygons are that state no class.", metavar="NAME")] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", help="What polygons are that state no class; of isbi, the borders.", metavar="NAME")
+    ] = None,
     nodata: Annotated[float | None, typer.Option(help="The number that means no prediction. Default: what the file says.")] = None,
     reference_nodata: Annotated[
         float | None, typer.Option(help="The number that means no label. Default: what the file says, or 0.")
@@ -546,7 +549,8 @@ def evaluate(
     """Say how good a map is: pixels, classes, outlines, polygons and confidence against what is true.
 
     Protocols: plain counts every labelled pixel. isprs-eroded leaves out the rims of the reference's objects (3 pixels) and takes
-    means over five classes, without clutter; isprs-full scores all pixels; -6 includes clutter. spacenet matches polygons.
+    means over five classes, without clutter; isprs-full scores all pixels; -6 includes clutter. isbi adds the pixel, Rand and warping
+    error of the regions between borders. spacenet matches polygons.
     """
     from geoseg.manifest import write_json
     from geoseg.verbs.evaluate import evaluate as verb
