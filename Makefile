@@ -45,4 +45,4 @@ bench: $(READY)  ## Measure: speed and memory of predict and of each network, er
 	$(BIN)/python -m benchmarks.stitch
 	$(BIN)/python -m benchmarks.vectorize
 	$(BIN)/python -m benchmarks.cluster
-	$(BIN)/python -m benchmarks.networks
+	$(BIN)/python -m benchmarks.networks --table docs/networks.md

@@ -22,11 +22,13 @@ import rasterio
 DEMO = Path(__file__).parents[1] / "demo" / "banepa.tif"
 
 
-def parse(description: str) -> argparse.Namespace:
-    """The two options of every benchmark."""
+def parse(description: str, **more: str) -> argparse.Namespace:
+    """The two options of every benchmark, and some with a value, each with what it says."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a small version that takes less than 50 s")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    for name, words in more.items():
+        parser.add_argument(f"--{name}", type=Path, help=words)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
 

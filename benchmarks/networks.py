@@ -1,11 +1,11 @@
 """How fast each network is through `geoseg predict`, and how much memory it takes.
 
-    python -m benchmarks.networks [--quick] [--json]
+    python -m benchmarks.networks [--quick] [--json] [--table docs/networks.md]
 
-Every architecture with its default options, random weights and six classes, on an RGB scene of 768 x 768 pixels in nine tiles of
-512, overlapping by 128; on the GPU where there is one. `mpx_per_s` are million pixels of the scene for each second of the stage that
-reads, predicts and blends; `peak_gb` is the memory of the process, on a GPU that of the device. Each measurement is a process of its own.
-Without `--quick` the table in docs/networks.md is written anew.
+Every architecture that answers with classes, with its default options, random weights and six classes, on an RGB scene of 640 x 640 pixels,
+which are four tiles of 512 that overlap by 128 and reach beyond the scene; on the GPU where there is one. `mpx_per_s` are million pixels
+that the network sees, those in two tiles counted twice, for each second of the stage that reads, predicts and blends; `peak_gb` is the
+memory of the process, on a GPU that of the device. Each measurement is a process of its own. `--table` writes the figures as a page.
 """
 
 from __future__ import annotations
@@ -16,31 +16,19 @@ from typing import Any
 
 from benchmarks.common import child, hardware, make_model, make_scene, parse, peak_gb, tell, workplace
 
-SIDE, TILE, OVERLAP = 768, 512, 128
+TILE, OVERLAP, SIDE, TILES = 512, 128, 640, 4
 QUICK = ("linknet", "pspnet")
-DOCUMENT = Path(__file__).parents[1] / "docs" / "networks.md"
 
 HEAD = """# The networks
 
-Written by `python -m benchmarks.networks`; what the columns of size mean is in `geoseg networks list`. Mpx/s and memory are those of
-`geoseg predict` on 768 x 768 pixels with six classes, in nine tiles of 512 that overlap by 128, so that each pixel is seen about four
-times; {hardware}, {precision}. Batch norms are folded. Peak memory is that of the {where}.
+Written by `python -m benchmarks.networks --table docs/networks.md`; what the columns of size mean is in `geoseg networks list`. Mpx/s and
+memory are those of `geoseg predict` with six classes: million pixels that the network sees, in four tiles of 512 x 512; of a large scene,
+whose tiles overlap by 128 as here, they see each pixel 1.8 times. Batch norms are folded. Peak memory is that of the {where}; "–": not
+measured. {machine}
 
 | network | paper | parameters, 10⁶ | GFLOP/Mpx | stride | reach | Mpx/s | memory, GB |
 |---|---|--:|--:|--:|--:|--:|--:|
 """
-
-
-def make(task: dict[str, Any]) -> dict[str, Any]:
-    """A model folder; in a process of its own, so that its memory is not counted."""
-    import torch
-
-    from geoseg.networks import build
-
-    with torch.device("meta"):
-        stride: Any = build(task["network"], bands=3, classes=6).stride
-    make_model(Path(task["folder"]) / "model", task["network"], {}, stride=stride, tile=TILE, overlap=OVERLAP)
-    return {}
 
 
 def predict(task: dict[str, Any]) -> dict[str, Any]:
@@ -53,25 +41,27 @@ def predict(task: dict[str, Any]) -> dict[str, Any]:
     manifest = verb(task["scene"], folder / "model", out=folder / "out", vectors=False, quicklook=False, force=True)
     gpu = torch.cuda.is_available()
     return {
-        "mpx_per_s": round(task["side"] ** 2 / 1e6 / manifest["seconds"]["predict"], 4),
+        "mpx_per_s": round(TILES * TILE**2 / 1e6 / manifest["seconds"]["predict"], 4),
         "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9 if gpu else peak_gb(), 2),
         "precision": manifest["facts"]["options"]["precision"],
     }
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
-    """All networks, or a few small ones on a smaller scene."""
-    from geoseg.networks import names
+    """All networks, or a few small ones."""
+    import torch
+
+    from geoseg.networks import build, names
 
     facts: dict[str, Any] = {}
-    side = TILE if quick else SIDE
     for name in QUICK if quick else names():
+        with torch.device("meta"):
+            stride: Any = build(name, bands=3, classes=6).stride
         with workplace() as folder:
-            scene = make_scene(folder / "scene.tif", side)
-            task = {"network": name, "scene": str(scene), "folder": str(folder), "side": side}
-            child("benchmarks.networks", {"kind": "make", **task})
-            facts[name] = child("benchmarks.networks", {"kind": "predict", **task})
-    return facts | {"side": side, "hardware": hardware()}
+            make_model(folder / "model", name, {}, stride=stride, tile=TILE, overlap=OVERLAP)
+            scene = make_scene(folder / "scene.tif", SIDE)
+            facts[name] = child("benchmarks.networks", {"scene": str(scene), "folder": str(folder)})
+    return facts | {"hardware": hardware()}
 
 
 def document(facts: dict[str, Any]) -> str:
@@ -80,10 +70,11 @@ def document(facts: dict[str, Any]) -> str:
 
     from geoseg.verbs.networks import networks
 
-    found = networks()
     where = "GPU" if torch.cuda.is_available() else "process"
-    text = HEAD.format(hardware=facts["hardware"], precision=facts[found[0]["name"]]["precision"], where=where)
-    for each in found:
+    machine = f"On {facts['hardware']}, in {facts[QUICK[0]]['precision']}." if QUICK[0] in facts else ""
+    text = HEAD.format(machine=machine, where=where).replace(" \n", "\n")
+    for each in (each for each in networks() if each["answers"] == "classes"):
+        speed = facts.get(each["name"])
         authors = each["authors"].split(", ")
         paper = f"{' and '.join(authors) if len(authors) < 3 else f'{authors[0]} et al.'} {each['year']}"
         columns = (
@@ -93,20 +84,19 @@ def document(facts: dict[str, Any]) -> str:
             f"{each['gflop_per_mpx']:,.0f}",
             str(each["stride"]),
             "∞" if each["reach"] is None else str(each["reach"]),
-            f"{facts[each['name']]['mpx_per_s']:.3g}",
-            f"{facts[each['name']]['peak_gb']:.2f}",
+            f"{speed['mpx_per_s']:.3g}" if speed else "–",
+            f"{speed['peak_gb']:.2f}" if speed else "–",
         )
         text += f"| {' | '.join(columns)} |\n"
     return text
 
 
 if __name__ == "__main__":
-    arguments = parse(__doc__.splitlines()[0])
+    arguments = parse(__doc__.splitlines()[0], table="also write the figures as a page: a file of Markdown")
     if arguments.child:
-        task = json.loads(arguments.child)
-        print(json.dumps({"make": make, "predict": predict}[task.pop("kind")](task)))
+        print(json.dumps(predict(json.loads(arguments.child))))
     else:
         measured = measure(quick=arguments.quick)
         tell(measured, arguments.json)
-        if not arguments.quick:
-            DOCUMENT.write_text(document(measured), encoding="utf-8")
+        if arguments.table:
+            arguments.table.write_text(document(measured), encoding="utf-8")

@@ -92,6 +92,7 @@ class ProtocolName(StrEnum):
     isprs_eroded_6 = "isprs-eroded-6"
     isprs_full = "isprs-full"
     isprs_full_6 = "isprs-full-6"
+    isbi = "isbi"
     spacenet = "spacenet"
 
 
@@ -455,6 +456,7 @@ def plan(
     aoi: Aoi = None,
     tile: Tile = None,
     overlap: Overlap = None,
+    crf: Crf = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     allow_vrt: AllowVrt = False,
     sidecars: Sidecars = False,
@@ -462,6 +464,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what `predict` would do: tiles, blocks, and expected memory, disk and time from a short probe."""
+    from geoseg.crf import DenseCRF
     from geoseg.engine import Options
     from geoseg.verbs import inspect
 
@@ -471,7 +474,7 @@ def plan(
         bands=_integers(bands),
         bbox=_numbers(bbox),
         aoi=aoi,
-        options=Options(tile, overlap),
+        options=Options(tile, overlap, crf=DenseCRF() if crf else None),
         device=device,
         policy=_policy(allow_vrt, sidecars, max_pixels),
     )
@@ -518,7 +521,9 @@ def evaluate(
         Path | None,
         typer.Option(help="The reference holds partial labels; this file says which classes each code allows.", metavar="SET.yaml"),
     ] = None,
-    class_: Annotated[str | None, typer.Option("--class", help="What polygons are that state no class.", metavar="NAME")] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", help="What polygons are that state no class; of isbi, the borders.", metavar="NAME")
+    ] = None,
     nodata: Annotated[float | None, typer.Option(help="The number that means no prediction. Default: what the file says.")] = None,
     reference_nodata: Annotated[
         float | None, typer.Option(help="The number that means no label. Default: what the file says, or 0.")
@@ -544,7 +549,8 @@ def evaluate(
     """Say how good a map is: pixels, classes, outlines, polygons and confidence against what is true.
 
     Protocols: plain counts every labelled pixel. isprs-eroded leaves out the rims of the reference's objects (3 pixels) and takes
-    means over five classes, without clutter; isprs-full scores all pixels; -6 includes clutter. spacenet matches polygons.
+    means over five classes, without clutter; isprs-full scores all pixels; -6 includes clutter. isbi adds the pixel, Rand and warping
+    error of the regions between borders. spacenet matches polygons.
     """
     from geoseg.manifest import write_json
     from geoseg.verbs.evaluate import evaluate as verb
@@ -725,8 +731,9 @@ def networks_list(as_json: AsJson = False) -> None:
         typer.echo(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
     typer.echo(
         "\nWith default options (encoders: ResNet-34; of DPT: ViT-B/16), 3 bands and 21 classes.\n"
-        "GFLOP/Mpx: for 10⁶ pixels, in tiles of 512 x 512.\n"
+        "GFLOP/Mpx: for 10⁶ pixels, in tiles of 512 x 512; of Mask R-CNN with 1000 proposals in each, without masks.\n"
         "Reach: how far a network looks, in pixels; ∞ where an answer depends on the whole tile.\n"
+        "Mask R-CNN answers with instances, all others with classes.\n"
         "More on each: geoseg networks show NETWORK"
     )
 

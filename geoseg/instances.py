@@ -19,6 +19,9 @@ AGREE: Final = 0.5
 RIM: Final = 1 / 8
 """Share of the overlap that is a tile's rim, at each of its sides behind which the grid goes on."""
 
+DEEP: Final = 1 / 4
+"""Share of the overlap: what lies deeper in a tile does not go on in the next one, whatever that says."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Instance:
@@ -91,18 +94,21 @@ class View:
 def merge(views: Iterable[View], tiles: Iterable[Window], grid: Window, overlap: int) -> list[Instance]:
     """Make of the views of all tiles the instances of the grid, each of them once.
 
-    - A tile has a rim where the grid goes on behind its side. What a tile shows in its rim alone is left to the neighbour.
+    - A tile has a rim where the grid goes on behind its side. What a tile shows in its rim alone is left to the neighbour. How far
+      something stays clear of these sides is its *depth* in a tile.
     - Two views of different tiles and the same class *agree* if they share half of what they cover together where both tiles
-      look (IoU), or half of the smaller one (IoS).
-    - A view that stays clear of the rim is *whole*, unless a view that agrees reaches out of its tile. Whole views are taken in the
-      order of their scores; each stands for all views that agree with it.
-    - What is left was cut in every tile that shows it. A part that no other view agrees with, though another tile shows all of it clear
-      of its rim, is left out: that tile sees more, and saw nothing. Parts are united with those that agree, however many there are, and
-      have the mean score, weighted by area.
+      look (IoU), or half of the smaller one (IoS), unless each of them agrees better with another view of the other's tile.
+    - A view is left out if another tile shows its place deeper, clear of the rim, and no view there agrees: that tile sees more of what
+      is around, and saw nothing.
+    - A view that stays clear of the rim is *whole*, unless a view that agrees reaches out of its tile and it lies no deeper than a quarter
+      of the overlap. Whole views are taken, the deepest first; each stands for all views that agree with it.
+    - What is left was cut in every tile that shows it. Such parts are united with those that agree, however many there are, and have the
+      mean score, weighted by area.
 
-    So an instance no larger than three quarters of the overlap is whole in some tile, and is the answer of that tile; a larger one may
-    be made of parts. The result does not depend on the order of the views. Views of one tile are never compared: that they are
-    different instances is the network's answer.
+    So an instance no larger than three quarters of the overlap is whole in some tile; a larger one may be made of parts. One smaller than
+    half the overlap is the answer of the tile in which it lies deepest, and that tile shows at least ``(overlap - size) / 2`` pixels
+    around it: the answer is that of the whole grid, if the network's answer does not depend on what is farther away. The result does not
+    depend on the order of the views. Views of one tile are never compared: that they are different instances is the network's answer.
 
     Args:
         views: of all tiles.
@@ -116,22 +122,21 @@ def merge(views: Iterable[View], tiles: Iterable[Window], grid: Window, overlap:
     rim = math.ceil(overlap * RIM)
     kept = [view for view in views if _inner(view.seen, grid, rim) & view.instance.window]
     kept.sort(key=_place)
-    pairs = _agreeing(kept)
-    reaching = {one for pair in pairs for one, two in (pair, pair[::-1]) if not kept[one].seen.contains(kept[two].instance.window)}
-    whole = [
-        number for number, view in enumerate(kept) if number not in reaching and _inner(view.seen, grid, rim).contains(view.instance.window)
-    ]
+    depths = [_depth(view.instance.window, view.seen, grid) for view in kept]
     friends: list[list[int]] = [[] for _ in kept]
-    for one, two in pairs:
+    for one, two in _agreeing(kept):
         friends[one].append(two)
         friends[two].append(one)
-    found, gone = [], np.zeros(len(kept), bool)
-    for number in sorted(whole, key=lambda number: (-kept[number].instance.score, number)):
+    found, gone = [], _refuted(kept, depths, friends, tiles, grid, rim)
+    whole = [
+        number
+        for number, view in enumerate(kept)
+        if depths[number] >= rim and (depths[number] > overlap * DEEP or not any(_reaches_out(kept[two], view) for two in friends[number]))
+    ]
+    for number in sorted(whole, key=lambda number: (-depths[number], -kept[number].instance.score, number)):
         if not gone[number]:
             found.append(kept[number].instance)
             gone[[number, *friends[number]]] = True
-    alone = [number for number in np.flatnonzero(~gone).tolist() if not friends[number]]
-    gone[_refuted(alone, kept, [_inner(tile, grid, rim) for tile in tiles])] = True
     for group in _components(np.flatnonzero(~gone).tolist(), friends):
         found.append(_united([kept[number].instance for number in group]))
     return sorted(found, key=_first_pixel)
@@ -187,33 +192,62 @@ def _inner(seen: Window, grid: Window, rim: int) -> Window:
     return Window.between(seen.row + top, seen.col + left, seen.end_row - bottom, seen.end_col - right)
 
 
+def _depth(own: Window, seen: Window, grid: Window) -> float:
+    """Pixels between a window and the nearest side of a tile behind which the grid goes on; less than 0 if it reaches out there."""
+    sides = (
+        (seen.row > grid.row, own.row - seen.row),
+        (seen.col > grid.col, own.col - seen.col),
+        (seen.end_row < grid.end_row, seen.end_row - own.end_row),
+        (seen.end_col < grid.end_col, seen.end_col - own.end_col),
+    )
+    return min((pixels for goes_on, pixels in sides if goes_on), default=math.inf)
+
+
+def _reaches_out(one: View, two: View) -> bool:
+    """Whether a view shows pixels that the tile of another does not."""
+    return not two.seen.contains(one.instance.window)
+
+
 def _agreeing(views: Sequence[View]) -> list[tuple[int, int]]:
     """Pairs of numbers of views that agree, the lower number first."""
     instances = [view.instance for view in views]
-    pairs = []
-    for one, two in zip(*_touching(instances, instances), strict=True):
+    shares: dict[tuple[int, int], float] = {}
+    best: dict[tuple[int, Window], float] = {}
+    for one, two in np.transpose(_touching(instances, instances)).tolist():
         first, second = views[one], views[two]
-        if one < two and first.seen != second.seen and first.instance.class_id == second.instance.class_id and _agree(first, second):
-            pairs.append((int(one), int(two)))
-    return pairs
+        if one < two and first.seen != second.seen and first.instance.class_id == second.instance.class_id:
+            share = _agreement(first, second)
+            if share:
+                shares[one, two] = share
+                for key in ((one, second.seen), (two, first.seen)):
+                    best[key] = max(best.get(key, 0.0), share)
+    return [(one, two) for (one, two), share in shares.items() if share >= min(best[one, views[two].seen], best[two, views[one].seen])]
 
 
-def _agree(one: View, two: View) -> bool:
+def _agreement(one: View, two: View) -> float:
+    """IoU of two views where both tiles look; 0 if they do not agree."""
     shared = _shared(one.instance, two.instance)
     if not shared:
-        return False
+        return 0.0
     both = one.seen & two.seen
     assert both is not None  # they share pixels
     together = sum(int(view.instance.mask(both).sum()) for view in (one, two)) - shared
-    return shared >= AGREE * together or shared >= AGREE * min(one.instance.area, two.instance.area)
+    agree = shared >= AGREE * together or shared >= AGREE * min(one.instance.area, two.instance.area)
+    return shared / together if agree else 0.0
 
 
-def _refuted(alone: Sequence[int], views: Sequence[View], inner: Sequence[Window]) -> list[int]:
-    """Those numbers of cut views which lie, all of them, in what a tile shows without its rim; their own tile never does."""
-    if not (alone and inner):
-        return []
-    places, _ = shapely.STRtree(_boxes([views[number].instance.window for number in alone])).query(_boxes(inner), predicate="covers")[::-1]
-    return [alone[place] for place in np.unique(places).tolist()]
+def _refuted(
+    views: Sequence[View], depths: Sequence[float], friends: Sequence[Sequence[int]], tiles: Iterable[Window], grid: Window, rim: int
+) -> NDArray[np.bool_]:
+    """Which views lie deeper in a tile that shows none which agrees, (V,) bool."""
+    shown, refuted = sorted(set(tiles)), np.zeros(len(views), bool)
+    if not (views and shown):
+        return refuted
+    pairs = shapely.STRtree(_boxes(shown)).query(_boxes([view.instance.window for view in views]), predicate="within")
+    for number, tile in pairs.T.tolist():
+        if _depth(views[number].instance.window, shown[tile], grid) > max(depths[number], rim - 1):
+            refuted[number] |= not any(views[friend].seen == shown[tile] for friend in friends[number])
+    return refuted
 
 
 def _touching(one: Sequence[Instance], two: Sequence[Instance]) -> NDArray[np.int64]:

@@ -27,6 +27,7 @@ class Protocol:
         leaves_out: class that counts as a label and as a prediction, but not in means over classes.
         erode_px: radius of the disc by which the reference's objects are eroded; what is lost is not scored.
         of_polygons: whether it is about polygons.
+        of_regions: whether regions between borders are compared, too.
     """
 
     says: str
@@ -34,6 +35,7 @@ class Protocol:
     leaves_out: str | None = None
     erode_px: int = 0
     of_polygons: bool = False
+    of_regions: bool = False
 
 
 _ERODED = "rims of the reference's objects (disc of 3 pixels) are not scored"
@@ -44,6 +46,10 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "isprs-eroded-6": Protocol(f"{_ERODED}; means over classes are over all six", ISPRS, None, 3),
     "isprs-full": Protocol(f"full reference; {_FIVE}", ISPRS, "clutter"),
     "isprs-full-6": Protocol("full reference; means over classes are over all six", ISPRS),
+    "isbi": Protocol(
+        "every labelled pixel counts; of the regions between borders, as in ISBI 2012, pixel, Rand and warping error, means over scenes",
+        of_regions=True,
+    ),
     "spacenet": Protocol(
         "polygons, the surest first, each with the free reference polygon of largest IoU; a pair counts from the IoU given on",
         of_polygons=True,

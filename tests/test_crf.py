@@ -19,17 +19,23 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import geoseg
+from geoseg import engine
 from geoseg.cli import app
+from geoseg.cluster import Cluster
 from geoseg.crf import DenseCRF, Lattice
 from geoseg.engine import Options
 from geoseg.errors import OptionsError, OutputError
 from geoseg.segmenter import Segmenter
+from geoseg.tiling import Tiling, cores
+from geoseg.verbs import inspect
+from geoseg.verbs.export import export
 from geoseg.verbs.segment import ArraySource
 from geoseg.window import Window
 from tests.conftest import make_scene
 from tests.oracles import Looking, Pooling, crf_marginals, model_folder, segmenter
 from tests.test_engine import answered, planned, scenes
 
+METRES = rasterio.Affine(1, 0, 354000, 0, -1, 3057000)
 DEMO = Path(__file__).parents[1] / "demo" / "banepa.tif"
 LOOKING, POOLING = segmenter(Looking()), segmenter(Pooling(reach=2))
 SMALL = DenseCRF(position_px=6, tile=40, overlap=16, iterations=3)
@@ -206,6 +212,63 @@ def test_predict_sharpens_on_the_pixels_of_the_network_and_remembers_it(tmp_path
             layers.append(scores.read())
     np.testing.assert_array_equal(layers[0], layers[1])
     np.testing.assert_array_equal((layers[0] == 255).all(0), (pixels == 0).all(0))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What a run wrote, but its manifest, which says when."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(".manifest.json")}
+
+
+@pytest.mark.cluster
+def test_workers_of_a_cluster_sharpen_to_the_same_bytes(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(4).integers(1, 256, (3, 130, 110), dtype=np.uint8)
+    scene, model = make_scene(tmp_path / "s.tif", pixels, transform=METRES), model_folder(tmp_path / "tiny")
+    run = partial(geoseg.predict, scene, model, device="cpu", block=48, quicklook=False)
+    here = run(out=tmp_path / "here", options=Options(precision="fp32", scores=True, crf=SMALL))
+    there = run(out=tmp_path / "there", options=Options(precision="fp32", scores=True, crf=SMALL), cluster=Cluster.of("local:2"))
+    assert here["blocks"]["total"] == there["blocks"]["total"] == 9
+    assert len(files(tmp_path / "here")) >= 3
+    assert files(tmp_path / "there") == files(tmp_path / "here")
+
+
+def test_an_onnx_file_is_sharpened_as_its_model_is(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    pixels = np.random.default_rng(5).integers(1, 256, (3, 130, 110), dtype=np.uint8)
+    scene, model = make_scene(tmp_path / "s.tif", pixels, transform=METRES), model_folder(tmp_path / "tiny")
+    export(model, tmp_path / "tiny.onnx")
+    classes = {}
+    for name, source, crf, block in (
+        ("model", model, SMALL, 4096),
+        ("onnx", tmp_path / "tiny.onnx", SMALL, 4096),
+        ("blocks", tmp_path / "tiny.onnx", SMALL, 48),
+        ("plain", tmp_path / "tiny.onnx", None, 4096),
+    ):
+        options = Options(precision="fp32", crf=crf)
+        geoseg.predict(scene, source, out=tmp_path / name, options=options, block=block, vectors=False, quicklook=False)
+        with rasterio.open(tmp_path / name / "s_classes.tif") as file:
+            classes[name] = file.read(1)
+    np.testing.assert_array_equal(classes["blocks"], classes["onnx"])
+    assert (classes["model"] == classes["onnx"]).mean() > 0.999
+    assert (classes["plain"] != classes["onnx"]).mean() > 0.01
+
+
+def test_the_plan_says_what_sharpening_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(6).integers(1, 256, (3, 400, 300), dtype=np.uint8)
+    scene, model = make_scene(tmp_path / "s.tif", pixels, transform=METRES), model_folder(tmp_path / "tiny")
+    monkeypatch.setattr(inspect, "BLOCK", 128)
+    monkeypatch.setattr(engine, "ALIGN", 64)
+    asked = [inspect.estimate(scene, model, options=Options(crf=crf), device="cpu") for crf in (None, replace(SMALL, tile=96, overlap=32))]
+    plain, sharp = asked
+    assert (plain["crf_windows"], plain["blocks"], sharp["blocks"]) == (0, 12, 12)
+    lattice = Tiling(400, 300, 96, 32)
+    windows = [len(list(lattice.tiles(core, 15))) for core in cores(Window(0, 0, 400, 300), 128, 64)]
+    assert sharp["crf_windows"] == pytest.approx(sum(windows), abs=12)
+    assert 0 < plain["halo"] < 64 < sharp["halo"] < 64 + 96
+    assert sharp["tiles"] > plain["tiles"]
+    assert sharp["memory_gb"] >= plain["memory_gb"]
+    told = CliRunner().invoke(app, ["plan", str(scene), "--model", str(model), "--crf", "--device", "cpu", "--json"])
+    assert json.loads(told.output)["crf_windows"] >= 1
 
 
 def test_the_array_and_the_command_line_sharpen_too(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from geoseg.errors import GeosegError, OptionsError, SceneError
 from geoseg.legend import ISPRS, Legend
 from geoseg.policy import Policy
 from geoseg.scores import PROTOCOLS, interval
+from geoseg.segments import errors
 from geoseg.verbs.compare import compare
 from geoseg.verbs.evaluate import evaluate
 from geoseg.verbs.vectorize import vectorize
@@ -493,3 +494,28 @@ def test_the_command_prints_a_table_or_json_and_runs_are_compared(tmp_path: Path
     refusal = geoseg("evaluate", maps, truth, "--protocol", "spacenet")
     assert refusal.returncode == 2
     assert "is about polygons" in refusal.stderr
+
+
+def test_regions_between_borders_as_isbi_counts_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    expected = []
+    for folder in ("maps", "truth"):
+        (tmp_path / folder).mkdir()
+    for name in ("a", "b"):
+        truth = np.ones(SHAPE, np.uint8)
+        truth[::12], truth[:, ::10] = 2, 2
+        map_ = np.where(rng.random(SHAPE) < 0.03, 3 - truth, truth).astype(np.uint8)
+        truth[-9:, -9:] = 0
+        save(tmp_path / "maps" / f"{name}.tif", map_)
+        save(tmp_path / "truth" / f"{name}.tif", truth)
+        expected.append(errors(map_ == 1, truth != 2, truth > 0).named())
+    facts = evaluate(tmp_path / "maps", tmp_path / "truth", protocol="isbi", class_name="class_2", boundary_px=0)
+    assert [{name: scene["measures"][name] for name in expected[0]} for scene in facts["scenes"]] == expected
+    for name in expected[0]:
+        assert facts["measures"][name] == pytest.approx((expected[0][name] + expected[1][name]) / 2)
+        assert 0 < facts["measures"][name] < 0.9
+    assert facts["measures"]["pixel_error"] == pytest.approx(1 - facts["measures"]["pixel_accuracy"])
+    with pytest.raises(OptionsError, match="say with --class which class these are: class_1, class_2"):
+        evaluate(tmp_path / "maps", tmp_path / "truth", protocol="isbi")
+    told = geoseg("evaluate", tmp_path / "maps", tmp_path / "truth", "--protocol", "isbi", "--class", "class_2")
+    assert "rand error" in told.stdout.lower().replace("_", " ")

@@ -1,4 +1,4 @@
-"""Whatever the tiles, each instance comes once: a fake network answers what lies in its tile."""
+"""Whatever the tiles, each instance comes once: fake networks answer what lies in a tile, or see its sides, too."""
 
 from __future__ import annotations
 
@@ -144,6 +144,92 @@ def test_moved_views_give_every_instance_once(seed: int, height: int, width: int
     assert ((iou >= 0.5).sum(axis=0) == 1).all()
 
 
+class Contrasting:
+    """Like a convolutional network: what it says of a pixel depends on the pixels up to ``reach`` away, with zeros outside of its tile.
+
+    It finds what is brighter than its surroundings. At the sides of a tile these are darker, so that there things grow, melt together,
+    are surer, and appear from nowhere.
+    """
+
+    def __init__(self, scene: NDArray[np.int64], reach: int) -> None:
+        self.scene, self.side = scene, 2 * reach + 1
+
+    def __call__(self, seen: Window) -> list[View]:
+        shown = self.scene[seen.within(Window.of(self.scene.shape))]
+        sums = np.pad(np.pad(shown, self.side // 2).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        around = sums[self.side :, self.side :] - sums[: -self.side, self.side :] - sums[self.side :, : -self.side]
+        contrast = shown - (around + sums[: -self.side, : -self.side]) / (2 * self.side**2)
+        pieces, count = ndimage.label(contrast > 90)
+        views = []
+        for piece in range(1, count + 1):
+            score = min(1.0, float(contrast[pieces == piece].max()) / 200)
+            one = Instance.of(pieces == piece, seen.row, seen.col, 1, score)
+            views += [View(seen, one)] if one else []
+        return views
+
+
+def hills(rng: np.random.Generator, shape: tuple[int, int], count: int) -> NDArray[np.int64]:
+    """Soft bright hills on a plain, some of them too low to be found."""
+    rows, cols = np.ogrid[: shape[0], : shape[1]]
+    scene = np.full(shape, 100.0)
+    for _ in range(count):
+        row, col, height, width = rng.uniform(0, shape[0]), rng.uniform(0, shape[1]), *rng.uniform(4, 12, 2)
+        peak = rng.choice([25, 40, 100, 140])
+        scene = np.maximum(scene, 100 + peak * np.clip(1.6 - np.hypot((rows - row) / height, (cols - col) / width), 0, 1))
+    return np.rint(scene).astype(np.int64)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(150, 340), st.integers(150, 340), st.integers(1, 9), st.integers(0, 60), st.integers(0, 90))
+def test_a_network_that_looks_no_farther_than_the_overlap_allows_gives_the_untiled_answer(
+    seed: int, height: int, width: int, reach: int, more: int, wider: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    network, whole = Contrasting(hills(rng, (height, width), 18), reach), Window(0, 0, height, width)
+    untiled = [view.instance for view in network(whole)]
+    largest = max((max(one.window.shape) for one in untiled), default=1)
+    overlap = max(2 * largest + 1, largest + 2 * reach) + more
+    tiling = Tiling(height, width, 2 * overlap + wider, overlap)
+    views = [view for seen in tiles(tiling) for view in network(seen)]
+    found = merge(views, tiles(tiling), whole, overlap)
+    assert sorted(facts(found)) == sorted(facts(untiled))
+    assert sorted(one.score for one in found) == sorted(one.score for one in untiled)
+
+
+def test_at_the_sides_of_its_tiles_that_network_errs() -> None:
+    """Else the test before would show nothing."""
+    network = Contrasting(hills(np.random.default_rng(0), (200, 300), 30), 8)
+    untiled, tiling = facts([view.instance for view in network(Window(0, 0, 200, 300))]), Tiling(200, 300, 120, 60)
+    views = [view for seen in tiles(tiling) for view in network(seen)]
+    assert sum(one not in untiled for one in facts([view.instance for view in views])) > 10
+    surer = sorted((view.instance for view in views), key=lambda one: -one.score)[:10]
+    assert any(one not in untiled for one in facts(surer))
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(80, 300), st.integers(80, 300), st.integers(0, 40), st.integers(0, 90))
+def test_things_that_cover_each_other_are_told_apart(seed: int, height: int, width: int, more: int, wider: int) -> None:
+    """Boxes of one class, some inside others, as masks of a network may be."""
+    rng = np.random.default_rng(seed)
+    things: dict[tuple, Instance] = {}
+    for _ in range(25):
+        size = rng.integers(4, 31, 2)
+        row, col = (int(rng.integers(0, full - part + 1)) for full, part in zip((height, width), size, strict=True))
+        one = Instance.of(np.ones(size, bool), row, col, 1, float(rng.uniform(0.5, 1)))
+        assert one is not None
+        things[facts([one])[0][:1]] = one
+    overlap = 61 + more
+    tiling = Tiling(height, width, 2 * overlap + wider, overlap)
+    views = []
+    for seen in tiles(tiling):
+        for one in things.values():
+            shared = one.window & seen
+            part = None if shared is None else Instance.of(one.mask(shared), shared.row, shared.col, 1, one.score)
+            views += [View(seen, part)] if part else []
+    found = merge(views, tiles(tiling), Window(0, 0, height, width), overlap)
+    assert sorted(facts(found)) == sorted(facts(list(things.values())))
+
+
 LEFT, RIGHT, GRID = Window(0, 0, 100, 100), Window(0, 60, 100, 100), Window(0, 0, 100, 160)
 BOTH = (LEFT, RIGHT)
 
@@ -165,9 +251,9 @@ def test_the_tile_that_sees_it_whole_wins_over_a_surer_part() -> None:
     assert found[0].score == 0.6
 
 
-def test_of_two_whole_ones_the_surer_wins() -> None:
-    found = merge([seen_by(LEFT, 70, 85, 0.6), seen_by(RIGHT, 70, 86, 0.7)], BOTH, GRID, 40)
-    assert columns(found) == [(70, 86)]
+def test_of_two_whole_ones_the_deeper_wins_and_of_two_equally_deep_ones_the_surer() -> None:
+    assert columns(merge([seen_by(LEFT, 70, 86, 0.6), seen_by(RIGHT, 70, 85, 0.7)], BOTH, GRID, 40)) == [(70, 86)]
+    assert columns(merge([seen_by(LEFT, 70, 90, 0.6), seen_by(RIGHT, 70, 89, 0.7)], BOTH, GRID, 40)) == [(70, 89)]
 
 
 def test_parts_of_a_large_one_are_united_with_their_mean_score() -> None:
@@ -182,18 +268,25 @@ def test_a_view_that_ends_too_early_is_a_part() -> None:
 
 
 def test_what_one_tile_takes_for_one_and_its_neighbour_for_two_does_not_come_thrice() -> None:
-    one, two, both = (seen_by(LEFT, *span) for span in ((62, 72, 0.8), (72, 82, 0.7), (0, 1, 0)))
-    both = seen_by(RIGHT, 66, 82, 0.9)
-    assert columns(merge([one, two, both], BOTH, GRID, 40)) == [(66, 82)]
-    both = seen_by(RIGHT, 66, 82, 0.75)
-    assert columns(merge([one, two, both], BOTH, GRID, 40)) == [(62, 72), (72, 82)]
+    one, two, both = seen_by(LEFT, 78, 86, 0.9), seen_by(LEFT, 86, 94, 0.8), seen_by(RIGHT, 78, 94, 0.6)
+    assert columns(merge([one, two, both], BOTH, GRID, 40)) == [(78, 94)]
+    one, two, both = seen_by(LEFT, 66, 74, 0.6), seen_by(LEFT, 74, 82, 0.6), seen_by(RIGHT, 66, 82, 0.9)
+    assert columns(merge([one, two, both], BOTH, GRID, 40)) == [(66, 74), (74, 82)]
 
 
-def test_neighbours_of_another_class_or_place_stay() -> None:
-    other = Instance.of(np.ones((20, 10), bool), 20, 70, 2, 0.9)
-    assert other is not None
-    assert len(merge([seen_by(LEFT, 70, 80, 0.9), View(RIGHT, other)], BOTH, GRID, 40)) == 2
-    assert len(merge([seen_by(LEFT, 65, 75, 0.9), seen_by(RIGHT, 75, 85, 0.9)], BOTH, GRID, 40)) == 2
+def test_the_tile_that_shows_a_place_deeper_decides_whether_something_is_there_and_what() -> None:
+    house, car = seen_by(LEFT, 70, 80, 0.6), Instance.of(np.ones((20, 10), bool), 20, 70, 2, 0.9)
+    assert car is not None
+    assert [one.class_id for one in merge([house, View(RIGHT, car)], BOTH, GRID, 40)] == [1]
+    assert merge([View(RIGHT, car)], BOTH, GRID, 40) == []
+    assert [one.class_id for one in merge([house, View(LEFT, car)], BOTH, GRID, 40)] == [1, 2]
+    assert columns(merge([seen_by(LEFT, 65, 75, 0.9), seen_by(RIGHT, 75, 85, 0.9)], BOTH, GRID, 40)) == [(65, 75), (75, 85)]
+
+
+def test_what_lies_deep_in_a_tile_does_not_go_on_in_the_next_one() -> None:
+    deep, melted = seen_by(LEFT, 70, 89, 0.6), seen_by(RIGHT, 60, 110, 0.9)
+    assert columns(merge([deep, melted], BOTH, GRID, 40)) == [(70, 89)]
+    assert columns(merge([seen_by(LEFT, 70, 91, 0.6), melted], BOTH, GRID, 40)) == [(60, 110)]
 
 
 def test_a_part_that_the_tile_which_sees_more_does_not_find_is_left_out() -> None:

@@ -15,6 +15,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from geoseg.detector import cropped
 from geoseg.errors import CardError, OptionsError
 from geoseg.networks.maskrcnn import Detections, build, names
+from geoseg.networks.reach import KNOWN, reach
 from geoseg.networks.stem import adapted
 from geoseg.networks.weights import load_resnet
 
@@ -76,6 +77,55 @@ def test_as_many_parameters_as_published(name: str, weights: str) -> None:
     frozen = 0 if name else sum(p.numel() for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters())
     published = getattr(detection, weights).COCO_V1.meta["num_params"]
     assert sum(p.numel() for p in network.parameters()) - frozen == published
+
+
+class Proposals(torch.nn.Module):
+    """What the first stage says of each pixel, on all levels of the pyramid."""
+
+    stride = 64
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        answers = self.network.rpn.head(list(self.network.backbone(pixels).values()))
+        height, width = pixels.shape[-2:]
+        return torch.cat(
+            [
+                torch.nn.functional.interpolate(each, scale_factor=side)[..., :height, :width]
+                for levels in answers
+                for each, side in zip(levels, (4, 8, 16, 32, 64), strict=True)
+            ],
+            dim=1,
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names())
+def test_the_known_reach_is_asked_again(name: str) -> None:
+    assert reach(Proposals(build(name, 3, 1).eval()), 3) == KNOWN[name]
+
+
+@pytest.mark.parametrize("name", names()[:1])
+def test_a_tile_answers_as_the_whole_does_beyond_the_reach(name: str) -> None:
+    """The same proposals and, for the same proposals, the same boxes, scores and masks: no tile is resized, cells begin where they did."""
+    network, far, left = _ours(name), KNOWN[name], 192
+    whole = torch.rand(1, 3, 64, left + 2 * far + 64 + 2 * 64, generator=torch.Generator().manual_seed(4))
+    whole = whole[..., : whole.shape[-1] // 64 * 64]
+    inside = slice(-(-far // 64) * 64, whole.shape[-1] - left - far)
+    with torch.inference_mode():
+        first, second = (Proposals(network)(pixels) for pixels in (whole[..., left:], whole))
+        torch.testing.assert_close(first[..., inside], second[..., left:][..., inside], rtol=1e-3, atol=1e-4)
+        box = torch.tensor([[0.0, 8.0, 40.0, 44.0], [5.5, 3.25, 29.0, 60.0]])
+        answers = []
+        for pixels, begin in ((whole[..., left:], inside.start), (whole, left + inside.start)):
+            moved = box + torch.tensor([begin, 0, begin, 0])
+            found, _ = network.roi_heads(network.backbone(pixels), [moved], [pixels.shape[-2:]])
+            answers.append({**found[0], "boxes": found[0]["boxes"] - torch.tensor([begin, 0, begin, 0])})
+    assert len(answers[0]["boxes"]) > 0
+    for key, tolerance in (("boxes", 1e-2), ("scores", 1e-4), ("masks", 1e-3)):
+        torch.testing.assert_close(answers[0][key], answers[1][key], rtol=0, atol=tolerance)
 
 
 @pytest.mark.slow

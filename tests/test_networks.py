@@ -25,10 +25,11 @@ from torchvision.models.vgg import cfgs, make_layers
 from geoseg import predict
 from geoseg.engine import Options
 from geoseg.errors import CardError
-from geoseg.networks import Architecture, build, find, names, vgg
+from geoseg.networks import Architecture, build, find, maskrcnn, names, vgg
 from geoseg.networks.fold import fold_batch_norms
 from geoseg.networks.mirror import mirrored
 from geoseg.networks.reach import KNOWN, reach
+from geoseg.networks.registry import ARCHITECTURES
 from geoseg.networks.upsample import BilinearUpsampling
 from geoseg.segmenter import Segmenter
 from geoseg.verbs.networks import described
@@ -224,7 +225,7 @@ class LookingFar(nn.Module):
 
 
 def test_the_reach_of_every_architecture_is_known() -> None:
-    assert tuple(sorted(KNOWN)) == names()
+    assert sorted(KNOWN) == sorted(names() + maskrcnn.names())
 
 
 @pytest.mark.parametrize("name", ["deeplabv1", "fcn16s", "fcn32s", "fcn8s", "fcn_resnet50_skip", "segnet", "unet_original"])
@@ -288,10 +289,11 @@ def test_the_number_of_parameters_is_that_of_the_paper_or_the_reference(name: st
 
 def test_the_list_says_what_the_networks_are() -> None:
     found = {each["name"]: each for each in listed()}
-    assert tuple(sorted(found)) == names()
+    assert sorted(found) == sorted(names() + maskrcnn.names())
     assert [each["year"] for each in found.values()] == sorted(each["year"] for each in found.values())
     for name, facts in found.items():
-        assert facts["stride"] == STRIDES.get(name, 32)
+        assert facts["answers"] == ("classes" if name in names() else "instances")
+        assert facts["stride"] == (STRIDES.get(name, 32) if name in names() else 64)
         assert 2012 <= facts["year"] <= 2030
         assert facts["reference"].startswith(("arXiv:", "doi:"))
     # Simonyan and Zisserman's convolutions on a picture of 512 x 512, counted by hand: twice the products
@@ -301,18 +303,18 @@ def test_the_list_says_what_the_networks_are() -> None:
     assert found["fcn32s"]["gflop_per_mpx"] == pytest.approx(2 * products / 512**2 / 1e3, abs=0.1)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", names() + maskrcnn.names())
 def test_every_option_and_its_default_is_told(name: str) -> None:
-    facts = described(name)
+    facts, found = described(name), (ARCHITECTURES | maskrcnn.ARCHITECTURES)[name]
     assert facts["about"][0]
     assert facts["kind"] == "smp" or all(words["about"] for words in facts["options"].values()), facts["options"]
-    assert facts["options"].keys() == find(name).options.keys()
+    assert facts["options"].keys() == found.options.keys()
 
 
 def test_networks_on_the_command_line() -> None:
     assert json.loads(geoseg("networks", "list", "--json").stdout) == listed()
     lines = geoseg("networks", "list").stdout.splitlines()
-    assert sum(line.split()[0] in names() for line in lines if line) == len(names())
+    assert [line.split()[0] for line in lines[1 : 1 + len(listed())]] == [each["name"] for each in listed()]
     shown = geoseg("networks", "show", "FCN8s").stdout
     assert all(words in shown for words in ("FCN-8s", "arXiv:1411.4038", "134.5 M parameters", "stride 32, reach 245", "dropout"))
     refused = geoseg("networks", "show", "fcn7s")

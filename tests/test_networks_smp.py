@@ -6,6 +6,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from torch.nn import functional
+from torchvision.models import ResNet34_Weights, segmentation
 
 from geoseg.networks import build, find, names
 
@@ -17,9 +18,46 @@ _VIT = {
 _OPTIONS = {"dpt": _VIT, "segformer": {"encoder_name": "mit_b0"}, "unet": {"encoder_name": "tu-resnet10t"}}
 _LEAST = {"pan": 128}
 _STEPS = {"dpt": 32}
+_NAMES = [name for name in names() if find(name).kind == "smp"]
 
 
-@pytest.mark.parametrize("name", [name for name in names() if find(name).kind == "smp"])
+def count(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_as_large_as_the_library_says_and_its_encoder_as_torchvision_says(name: str):
+    """The library's own class with its own defaults; ResNet-34 less the 512 x 1000 weights and 1000 biases of its classifier."""
+    with torch.device("meta"):
+        ours = build(name, 3, 21)
+        theirs = getattr(smp, type(ours).__name__)(encoder_weights=None, in_channels=3, classes=21)
+    assert count(ours) == count(theirs)
+    if name != "dpt":
+        assert count(ours.encoder) == ResNet34_Weights.IMAGENET1K_V1.meta["num_params"] - 513_000
+
+
+def test_segformer_b4_has_the_64_million_parameters_of_its_abstract():
+    """Xie et al. 2021; 150 classes of ADE20K, and a decoder of 768 channels (their appendix)."""
+    assert round(count(build("segformer", 3, 150, encoder_name="mit_b4", decoder_segmentation_channels=768)) / 1e6) == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("fcn_resnet50", "FCN_ResNet50_Weights"),
+        ("fcn_resnet101", "FCN_ResNet101_Weights"),
+        ("deeplabv3_resnet50", "DeepLabV3_ResNet50_Weights"),
+        ("deeplabv3_resnet101", "DeepLabV3_ResNet101_Weights"),
+    ],
+)
+def test_as_large_as_torchvisions_class_and_as_torchvision_published(name: str, weights: str):
+    with torch.device("meta"):
+        ours = count(build(name, 3, 21, auxiliary=True))
+        theirs = getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
+    assert ours == count(theirs) == getattr(segmentation, weights).COCO_WITH_VOC_LABELS_V1.meta["num_params"]
+
+
+@pytest.mark.parametrize("name", _NAMES)
 def test_equal_to_the_library(name: str):
     options = _OPTIONS.get(name, {"encoder_name": "resnet18"})
     torch.manual_seed(0)

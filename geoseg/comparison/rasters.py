@@ -22,6 +22,7 @@ from geoseg.references import CODES, NOTHING, ClassReference, ColourReference, O
 from geoseg.region import Region
 from geoseg.scene import Policy, Scene, misfit
 from geoseg.scores import Protocol, Scoring, Tally
+from geoseg.segments import MOST_PIXELS, Errors, errors
 from geoseg.window import Window
 
 SPAN = (512, 8192)
@@ -136,12 +137,33 @@ class Comparison:
         )
         for (window, classes), labels, sure in read:
             watch(f"evaluate {scene.name}", max(window.row, 0), whole.height)
-            codes, inside = np.zeros_like(labels), window & scene.region.window
-            if inside is not None:
-                place = inside.within(window)
-                codes[place] = np.where(scene.region.mask(inside), labels[place], NOTHING)
-            tally += self._window(codes, scene.channels[classes], sure, halo)
+            tally += self._window(_counting(scene, window, labels), scene.channels[classes], sure, halo)
         return tally
+
+    def regions(self, scene: Compared) -> Errors:
+        """How well the regions between the borders of a scene are found; ``choice.class_name`` says of which class borders are.
+
+        Raises:
+            OptionsError: if there is no such class, a label allows several, or the scene is too large to be held.
+        """
+        legend, border, whole = self.scoring.legend, self.choice.class_name, Window.of(scene.prediction.scene.shape)
+        names = [c.name for c in legend.classes]
+        if border not in names:
+            raise OptionsError(
+                f"protocol 'isbi' compares regions between borders; say with --class which class these are: {', '.join(names)}"
+            )
+        allowed = self.scoring.allowed
+        known = np.asarray(allowed.any(1))
+        if (allowed.sum(1) > 1).any() or whole.area > MOST_PIXELS:
+            raise OptionsError(
+                f"{scene.reference.path}: has {whole.area / 1e6:.0f} million pixels, or labels that allow several classes; regions are "
+                f"compared in images of one class for each pixel and of {MOST_PIXELS / 1e6:.0f} million at most: cut it with gdal_translate"
+            )
+        ((_, classes),) = scene.prediction.read([whole])
+        (labels,) = scene.reference.read([whole])
+        codes, channel = _counting(scene, whole, labels), names.index(border) + 1
+        found = scene.channels[classes]
+        return errors((found > 0) & (found != channel), ~allowed[codes, channel], known[codes])
 
     def _window(self, codes: NDArray[np.uint8], channels: NDArray[np.uint8], sure: NDArray[np.uint8] | None, halo: int) -> Tally:
         """The counts of a window (h, w), from codes and channels with ``halo`` pixels around it and confidence without."""
@@ -162,6 +184,15 @@ class Comparison:
         allowed = self.scoring.allowed
         scored = (allowed.sum(1) == 1)[codes] & (channels > 0)
         return Reliability.of(np.where(scored, sure, np.uint8(255)), allowed[codes, channels] & scored)
+
+
+def _counting(scene: Compared, window: Window, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Codes (h, w) uint8 of a window, nothing where labels do not count."""
+    codes, inside = np.zeros_like(labels), window & scene.region.window
+    if inside is not None:
+        place = inside.within(window)
+        codes[place] = np.where(scene.region.mask(inside), labels[place], NOTHING)
+    return codes
 
 
 def _confidences(scene: Scene | None, windows: Iterable[Window]) -> Iterator[NDArray[np.uint8] | None]:

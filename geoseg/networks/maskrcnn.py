@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from geoseg.errors import CardError
+from geoseg.networks.registry import Architecture
 from geoseg.options import nearest
 
 _MAKERS: dict[str, Callable[..., Any]] = {
@@ -21,7 +21,6 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "maskrcnn_resnet50_fpn_v2": detection.maskrcnn_resnet50_fpn_v2,
 }
 _LEVELS = 5  # of the pyramid, strides 4 to 64
-_FIXED = {"self", "architecture", "bands", "classes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +117,34 @@ class MaskRCNN(nn.Module):
         return found, {**of_proposals, **of_heads}
 
 
+ARCHITECTURES: dict[str, Architecture] = {
+    "maskrcnn_resnet50_fpn": Architecture(
+        "maskrcnn_resnet50_fpn",
+        "Mask R-CNN",
+        MaskRCNN,
+        "He, Gkioxari, Dollár, Girshick",
+        2017,
+        "Mask R-CNN",
+        "arXiv:1703.06870",
+        "torchvision",
+    ),
+    "maskrcnn_resnet50_fpn_v2": Architecture(
+        "maskrcnn_resnet50_fpn_v2",
+        "Mask R-CNN, improved",
+        MaskRCNN,
+        "Li, Xie, Chen, Dollár, He, Girshick",
+        2021,
+        "Benchmarking Detection Transfer Learning with Vision Transformers",
+        "arXiv:2111.11429",
+        "torchvision",
+    ),
+}
+"""Every architecture that answers with instances, by its name."""
+
+
 def names() -> tuple[str, ...]:
     """The architectures that answer with instances."""
-    return tuple(_MAKERS)
+    return tuple(ARCHITECTURES)
 
 
 def build(architecture: str, bands: int, classes: int, **options: Any) -> MaskRCNN:
@@ -135,9 +159,9 @@ def build(architecture: str, bands: int, classes: int, **options: Any) -> MaskRC
     Raises:
         CardError: if the architecture or an option is unknown, or an option cannot be.
     """
-    if architecture not in _MAKERS:
+    if architecture not in ARCHITECTURES:
         raise CardError(f"unknown architecture {architecture!r}; {nearest(architecture, names())}")
-    known = inspect.signature(MaskRCNN.__init__).parameters.keys() - _FIXED
+    known = ARCHITECTURES[architecture].options
     for option in options.keys() - known:
         raise CardError(f"architecture {architecture!r} has no option {option!r}; {nearest(option, known)}")
     try:

@@ -33,6 +33,8 @@ KNOWN: dict[str, int | None] = {
     "gcn": 1137,
     "linknet": 511,
     "manet": None,
+    "maskrcnn_resnet50_fpn": 372,
+    "maskrcnn_resnet50_fpn_v2": 436,
     "pan": None,
     "pspnet": None,
     "refinenet": 1486,
@@ -43,7 +45,7 @@ KNOWN: dict[str, int | None] = {
     "unetplusplus": 543,
     "upernet": None,
 }
-"""What :func:`reach` says of each architecture with its default options; the tests ask it again."""
+"""What :func:`reach` says of each architecture with its default options, of Mask R-CNN's proposals; the tests ask it again."""
 
 
 def reach(network: nn.Module, bands: int) -> int | None:

@@ -23,7 +23,7 @@ from geoseg.networks.unet import UNetOriginal
 
 Kind = Literal["geoseg", "smp", "torchvision"]
 
-_GIVEN = {"self", "encoder_weights", "in_channels", "bands", "classes", "activation", "aux_params", "kwargs"}
+_GIVEN = {"self", "architecture", "encoder_weights", "in_channels", "bands", "classes", "activation", "aux_params", "kwargs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Architecture:
     """One architecture, and the paper that it is from.
 
     Attributes:
-        name: as :func:`geoseg.networks.build` knows it.
+        name: as its builder knows it (:func:`geoseg.networks.build`, and `build` of :mod:`geoseg.networks.maskrcnn`).
         title: as its paper calls it, e.g. ``FCN-8s``.
         maker: gives the network: called with ``bands``, ``classes`` and options by name; of kind ``smp``, with the library's words.
         authors: family names.
@@ -240,4 +240,4 @@ _ALL = (
 )
 
 ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in sorted(_ALL, key=lambda each: each.name)}
-"""Every architecture by its name."""
+"""Every architecture that answers with classes, by its name."""

@@ -67,7 +67,8 @@ def evaluate(
         legend: classes of prediction and reference: ``isprs`` or a YAML file.
         codes: YAML file with a table ``codes`` (see `LabelledSet`): the reference holds partial labels, codes that stand for sets of
             allowed classes.
-        class_name: what polygons are that state no class; of polygons with classes, the ones that are matched.
+        class_name: what polygons are that state no class; of polygons with classes, the ones that are matched; of the protocol ``isbi``,
+            the class of the borders.
         nodata: number in predictions that means no prediction, instead of the file's.
         reference_nodata: number in references that means no label, instead of the file's.
         confidence: raster on the prediction's grid, as `predict` writes it; for a folder, the folder with ``NAME_confidence.tif``.
@@ -155,6 +156,10 @@ def _of_rasters(pairs: Sequence[Pair], choice: Choice, bootstrap: tuple[int, int
         raise OptionsError(f"{scenes[0].reference.path}: nothing is labelled, expected pixels with a class; is it the right reference?")
     by_class = scoring.by_class(total)
     overall = scoring.overall(total, by_class)
+    regions: list[dict[str, float]] = (
+        [comparison.regions(scene).named() for scene in scenes] if choice.protocol.of_regions else [{} for _ in scenes]
+    )
+    figures = {**overall, **_means(regions)}
     joint, sure = total.confusion.joint(scoring.allowed), any(scene.confidence is not None for scene in scenes)
     names = [c.name for c in scoring.legend.classes]
     return {
@@ -162,8 +167,8 @@ def _of_rasters(pairs: Sequence[Pair], choice: Choice, bootstrap: tuple[int, int
         "boundary_px": choice.boundary_px,
         "labelled_pixels": int(total.confusion.counts[labelled].sum()),
         "unpredicted_pixels": int(total.confusion.counts[labelled, 0].sum()),
-        "measures": {name: defined(value) for name, value in overall.items()},
-        "undefined": _why_not(overall, total, comparison, sure),
+        "measures": {name: defined(value) for name, value in figures.items()},
+        "undefined": _why_not(figures, total, comparison, sure),
         "classes": {
             c.name: {
                 "id": c.id,
@@ -178,7 +183,7 @@ def _of_rasters(pairs: Sequence[Pair], choice: Choice, bootstrap: tuple[int, int
         "intervals": _raster_intervals(tallies, scoring, list(overall), list(by_class), bootstrap),
         "confusion": {"rows": names, "columns": ["none", *names], "counts": joint[1:].tolist()},
         "calibration": _calibration(total.reliability) if sure else None,
-        "scenes": [_of_scene(scene, tally, scoring) for scene, tally in zip(scenes, tallies, strict=True)],
+        "scenes": [_of_scene(scene, tally, scoring, found) for scene, tally, found in zip(scenes, tallies, regions, strict=True)],
         "warnings": list(dict.fromkeys(warning for scene in scenes for warning in scene.warnings)),
     }
 
@@ -199,6 +204,7 @@ def _why_not(overall: Mapping[str, float], total: Tally, comparison: Comparison,
         "kappa": "labels allow several classes: agreement by chance is not known" if partial else "chance alone agrees everywhere",
         "mean_boundary_iou": outlines,
         "mean_boundary_f1": outlines,
+        "rand_error": "no region of a reference has two pixels",
         "ece": "no confidence is known where a label allows one class alone" if sure else "no confidence raster was given",
     }
     return {name: reasons.get(name) or "no label allows one class alone" for name, value in overall.items() if math.isnan(value)}
@@ -254,14 +260,19 @@ def _calibration(reliability: Reliability) -> Facts:
     }
 
 
-def _of_scene(scene: Compared, tally: Tally, scoring: Scoring) -> Facts:
+def _means(regions: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over scenes."""
+    return {name: float(np.mean([found[name] for found in regions])) for name in regions[0]}
+
+
+def _of_scene(scene: Compared, tally: Tally, scoring: Scoring, regions: Mapping[str, float]) -> Facts:
     by_class = scoring.by_class(tally)
     return {
         "name": scene.name,
         "prediction": scene.prediction.scene.path,
         "reference": scene.reference.path,
         "labelled_pixels": int(tally.confusion.counts[scoring.allowed.any(1)].sum()),
-        "measures": {name: defined(value) for name, value in scoring.overall(tally, by_class).items()},
+        "measures": {name: defined(value) for name, value in {**scoring.overall(tally, by_class), **regions}.items()},
         "iou": {c.name: defined(by_class["iou"][channel]) for channel, c in enumerate(scoring.legend.classes, 1)},
     }
 

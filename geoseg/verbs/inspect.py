@@ -10,16 +10,20 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from geoseg.detector import Detector
-from geoseg.engine import BLOCK, Options, make_plan
+from geoseg.engine import BLOCK, Options, Plan, make_plan
 from geoseg.errors import SceneError, TilingError
 from geoseg.manifest import Facts
 from geoseg.models import locate
 from geoseg.models import read as read_model
+from geoseg.polygons import Shaping
 from geoseg.scene import Policy, Scene, Stretch
 from geoseg.segmenter import Segmenter
+from geoseg.verbs.instances import check
 from geoseg.verbs.predict import disk_bytes, prepare
+from geoseg.window import Window
 
 _PROBES = 3
 
@@ -65,6 +69,16 @@ def _answer(model: Segmenter, pixels: np.ndarray, valid: np.ndarray, stretch: St
         model.logits(pixels, valid, stretch).cpu()
 
 
+def _sharpen(plan: Plan, model: Segmenter, window: Window) -> None:
+    """Ask the CRF about a window of the scene, with logits of noise, and wait for the answer."""
+    assert plan.crf is not None
+    with plan.seen.reader() as reader:
+        pixels, valid = reader.read(window)
+    logits = torch.randn((len(model.card.legend), *window.shape), generator=torch.Generator().manual_seed(0)).to(model.device)
+    colours = 255 * model.levels(pixels, plan.stretch)
+    plan.crf.sharpen(logits, colours, torch.from_numpy(valid).to(model.device)).cpu()
+
+
 def estimate(
     scene: str | Path,
     model: str | Path = "default",
@@ -76,17 +90,23 @@ def estimate(
     device: str = "auto",
     policy: Policy | None = None,
 ) -> Facts:
-    """What ``predict`` with the same arguments would do and take; the time from a probe of a few tiles of the scene.
+    """What ``predict`` with the same arguments would do and take; the time from a probe of a few tiles of the scene's size.
+
+    With a CRF also of a window in the middle of the scene, of which the memory is measured, too.
 
     Returns:
-        Tiles, blocks, memory in GB, disk in GB, free disk in GB, seconds.
+        Tiles, blocks, ``halo`` (how many pixels around a block are asked for it), ``crf_windows``, memory in GB, disk in GB, free disk
+        in GB, seconds.
 
     Raises:
         GeosegError: where ``predict`` would.
     """
     work = prepare(scene, model, bands=bands, bbox=bbox, aoi=aoi, options=options or Options(), device=device, policy=policy)
     described, plan, segmenter, card = work.scene, work.plan, work.segmenter, work.segmenter.card
+    if isinstance(segmenter, Detector):
+        check(card, plan, options or Options(), Shaping(), confidence=False, compiled=False)
     cores = plan.cores(BLOCK)
+    windows = [tile.seen for core in cores for tile in plan.crf_tiles(core)]
     tiles = sum(len(plan.tiles(core)) for core in cores)
     shape = plan.tiles(cores[0])[0].seen.shape
     segmenter.prepare(shape)
@@ -96,6 +116,11 @@ def estimate(
         began = time.perf_counter()
         _answer(segmenter, blank, np.ones((segmenter.batch, *shape), bool), plan.stretch)
         times.append((time.perf_counter() - began) / segmenter.batch)
+    seconds = tiles * min(times[1:]) * 1.1
+    if windows:
+        began = time.perf_counter()
+        _sharpen(plan, segmenter, windows[len(windows) // 2])
+        seconds += len(windows) * (time.perf_counter() - began)
     rows = plan.tiling.tile + (plan.crf.tile if plan.crf else 0)
     canvas = 4 * (len(card.legend) + 1) * rows * max(plan.asked(core).width for core in cores)
     area = plan.region.window.area
@@ -109,15 +134,26 @@ def estimate(
         "overlap": plan.tiling.overlap,
         "tiles": tiles,
         "blocks": len(cores),
+        "halo": max(_halo(plan, core) for core in cores),
+        "crf_windows": len(windows),
         "batch": segmenter.batch,
         "device": str(segmenter.device),
         "precision": segmenter.precision,
         "memory_gb": round((_resident() + 2 * canvas + 0.3e9) / 1e9, 2),
         "disk_gb": round(disk_bytes(plan) / 1e9, 3),
         "disk_free_gb": round(shutil.disk_usage(where).free / 1e9, 3),
-        "seconds": round(tiles * min(times[1:]) * 1.1 + area / 15e6 + 2, 1),
+        "seconds": round(seconds + area / 15e6 + 2, 1),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
     }
+
+
+def _halo(plan: Plan, core: Window) -> int:
+    """How far the tiles and windows of a block look beyond it, pixels that the network sees."""
+    field, seen = plan.field(core), [tile.seen for tile in plan.tiles(core)]
+    return max(
+        *(max(field.row - window.row, field.col - window.col) for window in seen),
+        *(max(window.end_row - field.end_row, window.end_col - field.end_col) for window in seen),
+    )
 
 
 def _resident() -> float:
