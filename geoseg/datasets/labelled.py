@@ -178,7 +178,7 @@ def allowed_by(codes: Mapping[int, Any], legend: Legend, where: object) -> npt.N
     return allowed
 
 
-def number_sets(sets: Iterable[Sequence[str]], legend: Legend) -> dict[frozenset[str], int]:
+def number_sets(sets: Iterable[Sequence[str]], legend: Legend, where: object) -> dict[frozenset[str], int]:
     """A label code for each set of classes, so that sources with the same legend can be mixed.
 
     A single class has the code of its id, no class the code 0. A set of several classes has the same code in every source if the legend
@@ -187,17 +187,24 @@ def number_sets(sets: Iterable[Sequence[str]], legend: Legend) -> dict[frozenset
     Args:
         sets: names or titles of classes.
         legend: the classes.
+        where: first word of the refusal.
+
+    Raises:
+        OptionsError: if the legend lacks a class.
     """
     channels = {title.casefold(): channel for channel, c in enumerate(legend.classes) for title in (c.name, c.title)}
     numbers: dict[frozenset[str], int] = {}
     for names in map(frozenset, sets):
+        for name in names:
+            if name.casefold() not in channels:
+                raise OptionsError(f"{where}: class {name!r} may be there, which legend {legend.name!r} lacks; {nearest(name, channels)}")
         if names in numbers:
             continue
-        chosen = {channels.get(name.casefold(), -1) for name in names}
+        chosen = {channels[name.casefold()] for name in names}
         if len(chosen) <= 1:
             numbers[names] = legend.ids[chosen.pop()] if chosen else 0
         else:
-            first = _LAST_CODE - (sum(2**channel for channel in chosen if channel >= 0) if len(legend) <= _FEW else 0)
+            first = _LAST_CODE - (sum(2**channel for channel in chosen) if len(legend) <= _FEW else 0)
             numbers[names] = next(code for code in range(first, 0, -1) if code not in {*numbers.values(), *legend.ids})
     return numbers
 

@@ -126,7 +126,7 @@ def _read(root: Path, name: str, published: _Publication, legend: Legend, bands:
         raise OptionsError(f"{root}: has no labelled image of {published.title}; expected {published.expected}; seen: {listed}")
     own = {c for c, _ in published.classes.values()} <= {c.name for c in legend.classes}
     sets = {number: (title,) if own else others for number, (title, others) in published.classes.items()}
-    numbers = number_sets(sets.values(), legend)
+    numbers = number_sets(sets.values(), legend, root)
     allowed = allowed_by({code: {"allowed": list(names)} for names, code in numbers.items()}, legend, root)
     codes = {number: numbers[frozenset(names)] for number, names in sets.items()}
     indexes = tuple(_BANDS.index(band) + 1 for band in bands)

@@ -122,7 +122,7 @@ def scenes(root: Path, legend: Legend, bands: tuple[str, ...]) -> LabelledSet:
     if not paths:
         seen = ", ".join(sorted(path.name for path in root.iterdir())[:6])
         raise OptionsError(f"{where}: no file matches images: {said.images}; the folder has {seen}")
-    codes, table, outside = _codes(said, legend)
+    codes, table, outside = _codes(said, legend, where)
     shared: dict[Path, Labels] = {}
     found = {}
     for path in paths:
@@ -137,7 +137,9 @@ def scenes(root: Path, legend: Legend, bands: tuple[str, ...]) -> LabelledSet:
     return LabelledSet(root.name, said.title, said.licence, said.attribution, allowed_by(table, legend, where), parts, found)
 
 
-def _codes(said: ScenesFile, legend: Legend) -> tuple[Mapping[int | str | None, int], Mapping[int, Mapping[str, tuple[str, ...]]], int]:
+def _codes(
+    said: ScenesFile, legend: Legend, where: Path
+) -> tuple[Mapping[int | str | None, int], Mapping[int, Mapping[str, tuple[str, ...]]], int]:
     """Code of each value, the table of what each code allows, and the code outside."""
     if said.rasters and said.rasters.colours:
         return {}, {c.id: {"allowed": (c.name,)} for c in legend.classes}, 0
@@ -145,7 +147,7 @@ def _codes(said: ScenesFile, legend: Legend) -> tuple[Mapping[int | str | None, 
         [(None, said.classes)] if isinstance(said.classes, tuple) else [*said.classes.items()]
     )
     outside = said.polygons.outside if said.polygons else ()
-    numbers = number_sets([*(classes for _, classes in values), outside], legend)
+    numbers = number_sets([*(classes for _, classes in values), outside], legend, where)
     table = {number: {"allowed": tuple(classes)} for classes, number in numbers.items() if number}
     return {value: numbers[frozenset(classes)] for value, classes in values}, table, numbers[frozenset(outside)]
 

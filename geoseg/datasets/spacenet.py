@@ -257,6 +257,6 @@ def _codes(legend: Legend, names: list[str], root: Path) -> tuple[dict[str, int]
                 f"{root}: legend {legend.name!r} has no class {name!r}, which is what is labelled; it has {', '.join(known)}"
             )
     others = tuple(name for name in known if name not in names)
-    numbers = number_sets([*((name,) for name in names), others], legend)
+    numbers = number_sets([*((name,) for name in names), others], legend, root)
     table = {number: {"allowed": list(classes)} for classes, number in numbers.items() if number}
     return {name: numbers[frozenset([name])] for name in names}, numbers[frozenset(others)], allowed_by(table, legend, root)
