@@ -188,7 +188,8 @@ class Colours:
 
     def _place(self, pixels: NDArray[Any]) -> NDArray[np.int32]:
         red, green, blue = (places[band] for places, band in zip(self._places, pixels, strict=True))
-        return np.maximum(red + green + blue, -1)
+        place: NDArray[np.int32] = np.maximum(red + green + blue, -1)
+        return place
 
 
 def identifiers(text: str, value: int) -> Iterator[str]:

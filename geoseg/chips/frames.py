@@ -200,7 +200,7 @@ def cut(
 
 def _mesh(edges: npt.NDArray[np.int_], corners: npt.NDArray[np.float64]) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
     """Boxes of the chip between the edges, and where the frame has their corners (2, n, n): upper and lower left, lower and upper right."""
-    mesh = []
+    mesh: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
     for row, (top, bottom) in enumerate(pairwise(edges.tolist())):
         for col, (left, right) in enumerate(pairwise(edges.tolist())):
             spots = [corners[:, row, col], corners[:, row + 1, col], corners[:, row + 1, col + 1], corners[:, row, col + 1]]

@@ -130,7 +130,8 @@ def _read(root: Path, name: str, published: _Publication, legend: Legend, bands:
     allowed = allowed_by({code: {"allowed": list(names)} for names, code in numbers.items()}, legend, root)
     codes = {number: numbers[frozenset(names)] for number, names in sets.items()}
     indexes = tuple(_BANDS.index(band) + 1 for band in bands)
-    images, split = {}, {}
+    images: dict[str, LabelledScene] = {}
+    split: dict[str, tuple[str, ...]] = {}
     for key, (part, image, label) in pairs.items():
         images[key] = LabelledScene(key, (Layer(image, bands, indexes),), ClassLabels(label, codes), else_m=published.gsd_m)
         split[part] = (*split.get(part, ()), key)
