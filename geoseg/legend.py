@@ -10,7 +10,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from geoseg.errors import OptionsError
@@ -20,6 +22,8 @@ NODATA = 0
 
 _RESERVED = {"layer_styles", "segments"}
 _GOLDEN = 0.6180339887498949
+_SLACK = 32
+"""How far a channel may be from a class's colour: some published tiles of Potsdam say (252, 255, 0) for a car."""
 
 
 class LegendClass(BaseModel):
@@ -128,6 +132,64 @@ class Legend(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise OptionsError(f"{path}: not a legend: {where}: {first['msg']}") from error
+
+
+class Colours:
+    """Which code a colour stands for, in pictures whose colours are those of a legend; black is unlabelled.
+
+    A colour is a class's if no channel is farther from it than 32, or than a quarter of the way to the next value that the legend
+    has in this channel.
+
+    Args:
+        legend: the colours.
+        codes: of each class, 1 to 255.
+    """
+
+    def __init__(self, legend: Legend, codes: Sequence[int]) -> None:
+        self._legend = legend
+        known = {c.rgb: code for c, code in zip(legend.classes, codes, strict=True)} | {(0, 0, 0): 0}
+        self._places = np.empty((3, 256), np.int32)
+        count = 1
+        for band, places in enumerate(self._places):
+            levels = np.array(sorted({colour[band] for colour in known}))
+            far = np.abs(np.arange(256) - levels[:, None])
+            slack = min(_SLACK, *(np.diff(levels) // 4).tolist(), 255)
+            places[:] = np.where(far.min(0) <= slack, far.argmin(0) * count, -(2**28))
+            count *= len(levels)
+        self._codes = np.full(count + 1, -1, np.int16)  # the last place is that of no class
+        for colour, code in known.items():
+            self._codes[self._place(np.array(colour))] = code
+
+    def decode(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_], path: object, place: tuple[int, int]) -> NDArray[np.uint8]:
+        """Codes of a part of a picture.
+
+        Args:
+            pixels: (3, h, w).
+            valid: (h, w) True = data; 0 elsewhere.
+            path: of the picture, for the refusal.
+            place: row and column of the part in the picture.
+
+        Returns:
+            (h, w) codes.
+
+        Raises:
+            OptionsError: at the first colour that is no class's.
+        """
+        codes = np.where(valid, self._codes[self._place(pixels)], 0)
+        if codes.min(initial=0) < 0:
+            row, col = (int(n) for n in np.argwhere(codes < 0)[0])
+            titles = ", ".join(f"{c.rgb} {c.title}" for c in self._legend.classes)
+            raise OptionsError(
+                f"{path}: pixel row {place[0] + row}, column {place[1] + col} has the colour {tuple(pixels[:, row, col].tolist())}; "
+                f"legend {self._legend.name!r} has {titles} and black (0, 0, 0) for no label; mend the file, or name the legend whose "
+                "colours it has"
+            )
+        return codes.astype(np.uint8)
+
+    def _place(self, pixels: NDArray[Any]) -> NDArray[np.int32]:
+        red, green, blue = (places[band] for places, band in zip(self._places, pixels, strict=True))
+        place: NDArray[np.int32] = np.maximum(red + green + blue, -1)
+        return place
 
 
 def identifiers(text: str, value: int) -> Iterator[str]:

@@ -26,8 +26,11 @@ def nearest(word: str, words: Iterable[str]) -> str:
 def read_table(path: str | Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a table.
 
+    A table may stand on that of another file, which its key ``base`` names, seen from its folder: its values replace those of the other; of
+    values that are tables in both, key by key.
+
     Raises:
-        OptionsError: if the file is missing, is not YAML, or holds something else than a table.
+        OptionsError: if a file is missing, is not YAML, or holds something else than a table.
     """
     try:
         table: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -35,7 +38,14 @@ def read_table(path: str | Path) -> dict[str, Any]:
         raise OptionsError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
     if not isinstance(table, dict):
         raise OptionsError(f"{path}: holds a {type(table).__name__}, expected a table of 'key: value' lines")
-    return table
+    if "base" not in table:
+        return table
+    base = read_table(Path(path).parent / str(table.pop("base")))
+    return base | {key: {**base[key], **value} if _tables(base.get(key), value) else value for key, value in table.items()}
+
+
+def _tables(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def parse(model: type[Options], table: Mapping[str, Any], where: str) -> Options:

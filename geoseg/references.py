@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import rasterio.features
@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 
 from geoseg.classes import ClassRaster
 from geoseg.errors import GeoreferenceError, OptionsError
-from geoseg.legend import Legend
+from geoseg.legend import Colours, Legend
 from geoseg.outlines import Outlines
 from geoseg.polygons import on_map
 from geoseg.scene import Scene
@@ -117,25 +117,11 @@ class ColourReference:
         """
         with self.scene.reader() as reader:
             for window in windows:
-                yield self._decoded(window, *reader.read(window))
+                yield self._colours.decode(*reader.read(window), self.path, (window.row, window.col))
 
-    def _decoded(self, window: Window, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        colours = packed(pixels)
-        known = packed(np.array([(0, 0, 0), *(c.rgb for c in self.legend.classes)], np.uint8).T)
-        order = np.argsort(known, kind="stable")
-        place = np.minimum(np.searchsorted(known, colours, sorter=order), len(known) - 1)
-        codes = order[place].astype(np.uint8)
-        strange = valid & (known[codes] != colours)
-        if strange.any():
-            row, col = (int(n) for n in np.argwhere(strange)[0])
-            colour = tuple(pixels[:, row, col].tolist())
-            titles = ", ".join(f"{c.rgb} {c.title}" for c in self.legend.classes)
-            raise OptionsError(
-                f"{self.path}: pixel row {window.row + row}, column {window.col + col} has the colour {colour}; "
-                f"legend {self.legend.name!r} has {titles} and black (0, 0, 0) for no label; mend the file, or give its --legend"
-            )
-        codes[~valid] = NOTHING
-        return codes
+    @cached_property
+    def _colours(self) -> Colours:
+        return Colours(self.legend, range(1, 1 + len(self.legend)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,10 +212,3 @@ def channel_of(outlines: Outlines, wanted: str | None, legend: Legend) -> int:
     if wanted.casefold() not in known:
         raise OptionsError(f"{outlines.path}: has polygons of class {wanted!r}; legend {legend.name!r} has {names}; use its names or ids")
     return known[wanted.casefold()]
-
-
-def packed(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Colours (3, ...) as single numbers."""
-    red, green, blue = pixels.astype(np.uint32)
-    colours: NDArray[np.uint32] = red << 16 | green << 8 | blue
-    return colours

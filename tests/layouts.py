@@ -78,6 +78,54 @@ def vaihingen(root: Path, areas: tuple[int, ...] = (1, 3, 2), *, complete: bool 
     return root
 
 
+def covers(seed: int, numbers: range, size: int = 64) -> np.ndarray:
+    """Numbers (size, size) of a land cover in square patches."""
+    return np.kron(np.random.default_rng(seed).choice(numbers, (size // 8, size // 8)), np.ones((8, 8))).astype(np.uint8)
+
+
+def loveda(root: Path) -> Path:
+    """``Train`` and ``Val`` with two rural and urban pictures each, and one without label in ``Test``."""
+    for part, first in (("Train", 0), ("Val", 2522), ("Test", 4191)):
+        for place in ("Rural", "Urban"):
+            for number in range(first, first + 2) if place == "Rural" else range(first + 1366, first + 1368):
+                labels = covers(number, range(8))
+                folder = root / part / place
+                for kind in ("images_png", "masks_png")[: 1 if part == "Test" else 2]:
+                    (folder / kind).mkdir(parents=True, exist_ok=True)
+                    picture = labels if kind == "masks_png" else seen(labels).transpose(1, 2, 0)
+                    Image.fromarray(picture).save(folder / kind / f"{number}.png")
+    return root
+
+
+def landcoverai(root: Path) -> Path:
+    """``images`` and ``masks`` of three orthophotos, one of 0.5 m, and the lists of tiles."""
+    for seed, (name, pixel_m) in enumerate({"M-33-20-D-c-4-2": 0.25, "M-34-51-C-d-4-1": 0.5, "N-33-60-D-c-4-2": 0.25}.items()):
+        labels = covers(seed, range(5))
+        place = {"crs": "EPSG:2180", "transform": Affine(pixel_m, 0, 280_000, 0, -pixel_m, 540_000)}
+        _put(root / "images" / f"{name}.tif", seen(labels), **place)
+        _put(root / "masks" / f"{name}.tif", labels[None], **place)
+    for part, number in (("train", 0), ("val", 1), ("test", 2)):
+        (root / f"{part}.txt").write_text(f"M-33-20-D-c-4-2_{number}\nN-33-60-D-c-4-2_{number}\n")
+    return root
+
+
+def openearthmap(root: Path) -> Path:
+    """Two regions, one without CRS, and the lists of images, of which one is not here."""
+    folder = root / "OpenEarthMap_wo_xBD"
+    for region in ("aachen", "al_qurnah"):
+        for number in (1, 2, 3):
+            labels = covers(number, range(9))
+            place = {"crs": "EPSG:32632", "transform": Affine(0.3, 0, 290_000, 0, -0.3, 5_630_000)}
+            place = place if region == "aachen" else {"crs": None, "transform": Affine.identity()}
+            _put(folder / region / "images" / f"{region}_{number}.tif", seen(labels), **place)
+            if number < 3:
+                _put(folder / region / "labels" / f"{region}_{number}.tif", labels[None], **place)
+    (folder / "train.txt").write_text("aachen_1.tif\nal_qurnah_1.tif\nsanta_rosa_1.tif\n")
+    (folder / "val.txt").write_text("aachen_2.tif\nal_qurnah_2.tif\n")
+    (folder / "test.txt").write_text("aachen_3.tif\nal_qurnah_3.tif\n")
+    return root
+
+
 def footprints(seed: int, size: int = 60) -> list[list[tuple[float, float]]]:
     """Outlines of three houses in pixel coordinates (x, y), no corner near the centre of a pixel."""
     rng = np.random.default_rng(seed)

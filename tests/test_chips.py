@@ -7,9 +7,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import map_coordinates, maximum_filter, minimum_filter
 
 from geoseg.card import Scaling
 from geoseg.chips import ChipOptions, Chips, Frame, Pool, Source, cut, ranged, resized, standardised, vary
+from geoseg.chips.variation import _turned
 from geoseg.datasets import LabelledSet
 from geoseg.legend import ISPRS
 from tests.test_datasets import TABLE, _write
@@ -130,3 +132,89 @@ def test_a_pool_is_loaded_no_finer_than_needed(tmp_path: Path):
     assert [(frame.pixel_m, frame.native_m) for frame in pool.frames] == [(0.2, 0.1), (0.3, 0.3)]
     assert pool.areas.sum() == pytest.approx(1)
     assert not pool.holders
+
+
+BEND = np.random.default_rng(7).uniform(-3, 3, (2, 5, 5))
+
+
+@given(st.floats(0, 7), st.floats(0.5, 2), st.integers(0, 2**32 - 1))
+@settings(max_examples=20)
+def test_a_bent_chip_has_one_geometry(angle, step, seed):
+    labels = np.kron(np.random.default_rng(seed).integers(1, 7, (5, 5)), np.ones((12, 12))).astype(np.uint8)
+    frame = _frame(labels)
+    known = Image.fromarray(np.where(np.arange(60) < 20, 0, 255)[:, None].repeat(60, 1).astype(np.uint8))
+    frame = Frame(frame.pixels, frame.labels, 0.2, 0.2, {}, known)
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    pixels, codes, inside = cut(frame, (30.0, 30.0), step, turn, 40, BEND)
+    y, x = np.mgrid[0.5:40, 0.5:40]
+    shift = np.array([map_coordinates(each, [y / 10, x / 10], order=1) for each in BEND])
+    places = np.tensordot(turn * step, np.array([x - 20, y - 20]) + shift, 1) + 30
+    truth = map_coordinates(labels, places[::-1] - 0.5, order=0, mode="nearest")
+    there = (places >= 0).all(0) & (places < 60).all(0) & (places[1] > 20)
+    assert (inside != there).mean() < 0.06  # where the mask is between known and unknown
+    assert not inside[~there].any()
+    assert (codes != np.where(inside, truth, 0)).mean() < 0.01  # but for rounding at ties
+    flat = inside & (maximum_filter(codes, 7) == codes) & (minimum_filter(codes, 7) == codes)
+    assert (pixels[:, flat] == codes[flat] * 10).all()
+    straight, bent = (cut(frame, (30.0, 30.0), step, turn, 40, each) for each in (None, BEND * 0))
+    assert (straight[1] != bent[1]).mean() < 0.01
+    assert (straight[2] != bent[2]).mean() < 0.01
+
+
+def test_elastic_chips_keep_to_their_largest_shift_and_do_not_fold():
+    y, x = np.mgrid[:200, :200].astype(np.float32)
+    frame = Frame((Image.fromarray(x), Image.fromarray(y)), Image.fromarray(np.ones((200, 200), np.uint8)), 0.2, 0.2, {})
+    pool = Pool((frame,), 1.0, np.ones(1), {})
+    scaling = Scaling(dtype="float32", low=0, high=1000, percentiles=(2, 98), mean=(0.0, 0.0), std=(1.0, 1.0))
+    options = PLAIN.model_copy(update={"size": 60, "batch": 8, "elastic": 6.0})
+    plain = options.model_copy(update={"elastic": 0.0})
+    for seed in range(3):
+        values, codes = Chips([pool], options, scaling, 0.2, seed=seed)[0]
+        bent, there = values[0] * 1000, codes[0, :-1, :-1].bool() & codes[0, 1:, :-1].bool() & codes[0, :-1, 1:].bool()
+        steps = torch.stack([bent.diff(dim=1)[:, :, :-1], bent.diff(dim=2)[:, :-1]])  # towards the next row and column, (2, 2, H, W)
+        area = steps[0, 0] * steps[1, 1] - steps[0, 1] * steps[1, 0]
+        assert there.float().mean() > 0.5
+        assert (area[there] > 0.05).all() or (area[there] < -0.05).all()
+        straight = Chips([pool], plain, scaling, 0.2, seed=seed)[0][0][0] * 1000
+        assert not torch.equal(straight, bent)
+    with pytest.raises(ValueError, match="at most a tenth of size"):
+        ChipOptions(size=60, batch=1, scale=(1, 1), elastic=7)
+
+
+def test_hues_turn_around_grey():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(80, 120, (3, 16, 16)).astype(np.uint8)
+    options = PLAIN.model_copy(update={"hue": 0.5})
+    turned = [vary(pixels, SCALING, options, np.random.default_rng(seed)) for seed in range(4)]
+    plain = vary(pixels, SCALING, PLAIN, np.random.default_rng(0))
+    for values in turned:
+        np.testing.assert_allclose(values.mean(0), plain.mean(0), atol=1e-5)
+        np.testing.assert_allclose(values.std(0), plain.std(0), atol=1e-5)
+        assert np.abs(values - plain).max() > 0.01
+    red = np.zeros((3, 1, 1), np.uint8)
+    red[0] = 255
+    np.testing.assert_allclose(_turned(red / np.float32(255), 1 / 3)[:, 0, 0], [0, 1, 0], atol=1e-6)
+    grey = np.full((3, 4, 4), 90, np.uint8)
+    np.testing.assert_allclose(vary(grey, SCALING, options, rng), 90 / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_jpegs_leave_their_marks(bands):
+    pixels = np.random.default_rng(0).integers(0, 256, (bands, 32, 32)).astype(np.uint8)
+    scaling = SCALING.model_copy(update={"mean": (0.5,) * bands, "std": (0.2,) * bands})
+    options = PLAIN.model_copy(update={"jpeg": 1.0})
+    values = vary(pixels, scaling, options, np.random.default_rng(0))
+    assert (values.shape, values.dtype) == (pixels.shape, np.float32)
+    assert 0.005 < np.abs(values - pixels / 255).mean() < 0.3
+    smooth = np.tile(np.arange(32, dtype=np.uint8) * 4, (bands, 32, 1))
+    assert np.abs(vary(smooth, scaling, options, np.random.default_rng(0)) - smooth / 255).mean() < 0.03
+
+
+def test_what_is_off_draws_no_chance():
+    """Older recipes give the same chips: their generator is where it was before there were hue, JPEG and elastic."""
+    rng, other = np.random.default_rng(0), np.random.default_rng(0)
+    vary(np.zeros((3, 8, 8), np.uint8), SCALING, PLAIN, rng)
+    other.uniform(-0.0, 0.0, 3)
+    [other.uniform() for _ in range(4)]
+    other.random()
+    assert rng.bit_generator.state == other.bit_generator.state

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from geoseg import networks
 from geoseg.legend import ISPRS, Legend
 from geoseg.networks import maskrcnn
 from geoseg.options import read_table
-from geoseg.verbs.train import read_options
+from geoseg.verbs.train import find_legend, read_options
 
 LEGENDS = Path(__file__).parents[1] / "configs" / "legends"
 RECIPES = [  # those for instances have other keys, and a test where they are trained
@@ -28,12 +29,25 @@ def test_every_legend_can_be_read_and_is_named_as_its_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_can_be_read_and_its_network_is_known(path: Path, tmp_path: Path) -> None:
+def test_every_recipe_can_be_read_and_its_network_is_built(path: Path, tmp_path: Path) -> None:
     options = read_options(path, tmp_path)
-    assert options.model.architecture in networks.names()
+    model = options.model
+    legend = find_legend(str(LEGENDS / f"{Path(model.legend).stem}.yaml"))
+    with torch.device("meta"):  # no weights are made
+        network = networks.build(model.architecture, len(model.bands), len(legend), **model.options)
+    assert sum(p.numel() for p in network.parameters()) > 1e6
+    assert options.chips.size % network.stride == 0
     assert len(options.model.bands) == len(options.model.scaling.mean)
     assert {held.set for held in options.validation} <= {source.set for source in options.sources}
     seen = {(source.data, source.keep, source.drop) for source in options.sources if source.part == "train"}
     for held in options.validation:
         if held.part == "train":
             assert (held.data, ("*",), held.keep) in seen or any(held.keep[0] in drop for _, _, drop in seen)
+
+
+def test_a_recipe_may_stand_on_another() -> None:
+    base, recipe = (read_table(LEGENDS.parent / "train" / f"{name}.yaml") for name in ("potsdam", "potsdam-fcn8s"))
+    assert recipe["model"] == base["model"] | {key: recipe["model"][key] for key in ("name", "description", "architecture", "options")}
+    assert (recipe["model"]["options"], recipe["chips"]["size"], recipe["chips"]["batch"]) == ({}, 512, 20)
+    assert recipe["sources"] == base["sources"]
+    assert "base" not in recipe

@@ -169,10 +169,10 @@ def test_coloured_references_are_read_as_isprs_publishes_them(tmp_path: Path) ->
 
 def test_a_colour_that_is_no_class_is_named_with_its_place(tmp_path: Path) -> None:
     pixels = COLOURS[patches(3)].transpose(2, 0, 1).copy()
-    pixels[:, 17, 23] = 252, 255, 0
+    pixels[:, 17, 23] = 200, 255, 0
     pixels[:, 40, 2] = 1, 2, 3
     prediction, label = save(tmp_path / "p.tif", patches(3)), save(tmp_path / "label.tif", pixels, nodata=None)
-    with pytest.raises(OptionsError, match=r"row 17, column 23 has the colour \(252, 255, 0\); legend 'isprs' has \(255, 255, 255\) Imp"):
+    with pytest.raises(OptionsError, match=r"row 17, column 23 has the colour \(200, 255, 0\); legend 'isprs' has \(255, 255, 255\) Imp"):
         evaluate(prediction, label)
 
 

@@ -21,7 +21,9 @@ from geoseg.card import Scaling
 from geoseg.chips import ChipOptions, Chips, Frame, Pool, SceneFrame, Source, cut
 from geoseg.datasets import LabelledScene, LabelledSet, read_set
 from geoseg.datasets.plain import SCENES_NAME, ScenesFile
-from geoseg.datasets.scenes import ClassLabels, ColourLabels, Layer, VectorLabels
+from geoseg.datasets.rasters import ClassLabels, ColourLabels
+from geoseg.datasets.scenes import Layer
+from geoseg.datasets.vectors import VectorLabels
 from geoseg.errors import BandsError, GeoreferenceError, OptionsError, ReadError
 from geoseg.legend import ISPRS, Legend
 from geoseg.window import Window
@@ -31,7 +33,8 @@ from tests.conftest import make_scene, windows
 RGB = ("red", "green", "blue")
 IRRG = ("nir", "red", "green")
 WORLDVIEW = ("coastal", "blue", "green", "yellow", "red", "rededge", "nir", "nir2")
-BUILDINGS = Legend.from_yaml(Path(__file__).parents[1] / "configs" / "legends" / "buildings.yaml")
+LEGENDS = Path(__file__).parents[1] / "configs" / "legends"
+BUILDINGS = Legend.from_yaml(LEGENDS / "buildings.yaml")
 SCALING = Scaling(dtype="uint8", low=0, high=255, percentiles=(2, 98), mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.1))
 
 
@@ -106,6 +109,9 @@ def test_odd_folders_are_refused_with_what_is_expected_and_seen(tmp_path: Path) 
         ("vaihingen", IRRG, r"expected top/top_mosaic_09cm_area1\.tif.*seen: holiday\.jpg"),
         ("spacenet", RGB, r"seen: holiday\.jpg; expected one of SpaceNet 1: 3band/"),
         ("scenes", RGB, r"scenes\.yaml: not a readable YAML file"),
+        ("loveda", RGB, r"expected Train/Urban/images_png/1366\.png with Train/Urban/masks_png.*seen: holiday\.jpg"),
+        ("landcoverai", RGB, r"expected images/M-33-20-D-c-4-2\.tif with masks/.*seen: holiday\.jpg"),
+        ("openearthmap", RGB, r"expected train\.txt and val\.txt .*, aachen/images/aachen_1\.tif.*seen: holiday\.jpg"),
     ):
         with pytest.raises(OptionsError, match=words):
             read_set(tmp_path, layout, ISPRS, bands)
@@ -129,19 +135,19 @@ def test_odd_labels_are_refused(tmp_path: Path) -> None:
     grey = make_scene(tmp_path / "grey.tif", np.full((3, 20, 30), 100, np.uint8))
     small = make_scene(tmp_path / "small.tif", np.zeros((3, 20, 29), np.uint8))
     layer = Layer(scene, RGB)
-    with pytest.raises(ReadError, match=r"holds the colour \(100, 100, 100\); expected labels whose channels are 0 or 255"):
-        whole(LabelledScene("a", (layer,), ColourLabels(grey, {(255, 0, 0): 1})))
+    with pytest.raises(OptionsError, match=r"grey\.tif: pixel row 0, column 0 has the colour \(100, 100, 100\); legend 'isprs' has"):
+        whole(LabelledScene("a", (layer,), ColourLabels(grey, ISPRS)))
     deep = make_scene(tmp_path / "deep.tif", np.zeros((3, 20, 30), np.uint16))
     with pytest.raises(ReadError, match="has pixels of type uint16, expected a picture in colours"):
-        whole(LabelledScene("a", (layer,), ColourLabels(deep, {(255, 0, 0): 1})))
+        whole(LabelledScene("a", (layer,), ColourLabels(deep, ISPRS)))
     with pytest.raises(ReadError, match=r"20 x 29 pixels, but its image .* 20 x 30"):
-        whole(LabelledScene("a", (layer,), ColourLabels(small, {(255, 0, 0): 1})))
+        whole(LabelledScene("a", (layer,), ColourLabels(small, ISPRS)))
     with pytest.raises(OptionsError, match="does not say how large its pixels are"):
         bare = make_scene(tmp_path / "bare.tif", np.zeros((3, 20, 30), np.uint8), crs=None, transform=Affine.identity())
-        _ = LabelledScene("a", (Layer(bare, RGB),), ColourLabels(grey, {})).gsd_m
+        _ = LabelledScene("a", (Layer(bare, RGB),), ColourLabels(grey, ISPRS)).gsd_m
     Image.new("L", (27, 20)).save(tmp_path / "height.jpg")
     with pytest.raises(ReadError, match=r"height\.jpg: is 20 x 27 pixels, but its image 20 x 30"):
-        whole(LabelledScene("a", (layer, Layer(tmp_path / "height.jpg", ("ndsm",))), ColourLabels(grey, {})))
+        whole(LabelledScene("a", (layer, Layer(tmp_path / "height.jpg", ("ndsm",))), ColourLabels(grey, ISPRS)))
 
 
 @pytest.mark.parametrize("which", list(layouts._PAIRS))
@@ -195,6 +201,49 @@ def test_not_a_building_is_any_other_class(tmp_path: Path) -> None:
         read_set(tmp_path, "spacenet", Legend(name="trees", classes=ISPRS.classes[3:4]), RGB)
 
 
+@pytest.mark.parametrize(
+    ("layout", "split", "numbers", "pixel_m"),
+    [
+        ("loveda", {"train": 4, "val": 4}, range(1, 8), {0.3}),
+        ("landcoverai", {"train": 3}, range(5), {0.25, 0.5}),
+        ("openearthmap", {"train": 2, "val": 2}, range(1, 9), {0.3, 0.35}),
+    ],
+)
+def test_land_cover_is_read_as_published(tmp_path: Path, layout: str, split: dict[str, int], numbers: range, pixel_m: set[float]) -> None:
+    root = getattr(layouts, layout)(tmp_path)
+    own = read_set(root, layout, Legend.from_yaml(LEGENDS / f"{layout}.yaml"), ("blue", "red"))
+    assert {part: len(names) for part, names in own.split.items()} == split
+    assert {round(image.gsd_m, 3) for image in own.images.values()} == pixel_m
+    isprs = read_set(root, layout, ISPRS, RGB)
+    for name, image in own.images.items():
+        pixels, valid, codes = whole(image)
+        truth = whole(isprs.images[name])[0][0] // 30  # the grey of each class
+        assert np.array_equal(pixels[0], pixels[1] + 20)
+        assert valid.all()
+        assert np.array_equal(codes, np.where(truth == 0, 5, truth) if layout == "landcoverai" else truth)
+        mixed = isprs.allowed[whole(isprs.images[name])[2]]
+        houses, unlabelled = {"landcoverai": 1, "loveda": 2, "openearthmap": 8}[layout], ~np.isin(truth, numbers)
+        assert np.array_equal(mixed[..., 1], truth == houses)
+        assert np.array_equal(~mixed.any(-1), unlabelled)
+    assert own.allowed.sum(1).max() == 1
+    assert isprs.allowed.sum(1).max() > 1
+    with pytest.raises(BandsError, match="has no image with the bands nir; its images have red, green, blue"):
+        read_set(root, layout, ISPRS, ("nir",))
+    with pytest.raises(OptionsError, match="lacks"):
+        read_set(root, layout, BUILDINGS, RGB)
+
+
+def test_sets_of_classes_have_the_same_codes_in_every_layout(tmp_path: Path) -> None:
+    names = ("loveda", "landcoverai", "openearthmap")
+    found = [read_set(getattr(layouts, name)(tmp_path / name), name, ISPRS, RGB).allowed for name in names]
+    found.append(read_set(layouts.spacenet(tmp_path / "spacenet"), "spacenet", ISPRS, RGB).allowed)
+    for one in found:
+        for other in found:
+            both = one.any(1) & other.any(1)
+            assert np.array_equal(one[both], other[both])
+    assert (np.flatnonzero(found[0].sum(1) == 5) == np.flatnonzero(found[3].sum(1) == 5)).all()  # not building
+
+
 OWN = {"title": "A town", "licence": "CC0", "attribution": "nobody", "images": "ortho/*.tif"}
 
 
@@ -216,8 +265,8 @@ def test_a_folder_of_ones_own_with_rasters(tmp_path: Path) -> None:
     found = read_set(_own(tmp_path, table), "scenes", ISPRS, RGB)
     assert found.split == {"train": ("a",), "val": ("b",)}
     codes = whole(found.images["a"])[2]
-    assert np.array_equal(codes, np.array([0, 2, 255, 0, 0, 0, 0, 0, 0, 2])[numbers[0]])
-    assert np.flatnonzero(found.allowed[255]).tolist() == [2, 3]
+    assert np.array_equal(codes, np.array([0, 2, 243, 0, 0, 0, 0, 0, 0, 2])[numbers[0]])
+    assert np.flatnonzero(found.allowed[243]).tolist() == [2, 3]
     with pytest.raises(OptionsError, match=r"image 'a' has no labels, .*labels/a\.tif is not there"):
         read_set(_own(tmp_path, table | {"rasters": {"path": "labels/{name}.tif"}}), "scenes", ISPRS, RGB)
     for change, words in (
@@ -245,10 +294,10 @@ def test_one_geopackage_in_another_crs_labels_many_scenes(tmp_path: Path) -> Non
     table = {"polygons": polygons, "classes": {"roof": ["building"], "yard": ["impervious", "low_vegetation"]}}
     found = read_set(_own(tmp_path, table), "scenes", ISPRS, RGB)
     codes = whole(found.images["b"])[2]
-    expected = np.full((96, 96), 254)
-    expected[10:50, 10:30], expected[20:40, 20:60] = 2, 255  # the yard, later in the file, lies on the roof
+    expected = np.full((96, 96), 231)
+    expected[10:50, 10:30], expected[20:40, 20:60] = 2, 250  # the yard, later in the file, lies on the roof
     assert (codes != expected).mean() < 0.01
-    assert np.flatnonzero(found.allowed[254]).tolist() == [3, 4]
+    assert np.flatnonzero(found.allowed[231]).tolist() == [3, 4]
     assert found.images["a"].labels is found.images["b"].labels
     for change, words in (
         ({"polygons": polygons | {"column": "knid"}}, "did you mean 'kind'"),
@@ -284,7 +333,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LabelledScene]:
     mask[:20, 60:] = False
     layer = Layer(make_scene(root / "scene.tif", pixels, colours=RGB, mask=mask, tiled=True, blockxsize=16, blockysize=16), RGB)
     labels = np.kron(rng.integers(1, 7, (14, 16)), np.ones((5, 5))).astype(np.uint8)
-    colours = ColourLabels(make_scene(root / "colours.tif", layouts.coloured(labels)), {c.rgb: c.id for c in ISPRS.classes})
+    colours = ColourLabels(make_scene(root / "colours.tif", layouts.coloured(labels)), ISPRS)
     numbers = ClassLabels(make_scene(root / "numbers.tif", labels[None]), {i: i for i in range(1, 6)})
     shapes = [shapely.Point(*rng.uniform(0, 70, 2)).buffer(rng.uniform(1, 15), quad_segs=3) for _ in range(12)]
     geopandas.GeoDataFrame({"class": list(map(str, range(12)))}, geometry=shapes, crs="EPSG:32645").to_file(root / "shapes.gpkg")

@@ -4,9 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from skimage import measure
 from torch.nn import functional
 
-from geoseg.losses import PartialLabelLoss, SummedLoss, balanced_weights, partial_cross_entropy
+from geoseg.losses import PartialLabelLoss, SummedLoss, balanced_weights, border_weights, partial_cross_entropy
 
 K = 5
 LOGITS = arrays.arrays(np.float32, (2, K, 3, 4), elements=st.floats(-20, 20, width=32))
@@ -136,3 +137,47 @@ def test_losses_add_up_and_nothing_labelled_is_nothing_lost():
     assert torch.equal(SummedLoss(partial, {"partial": 1.0})(logits, labels), partial(logits, labels))
     SummedLoss(partial, terms)(logits, labels * 0).backward()
     assert not logits.grad.any()
+
+
+def _parts(classes, number):
+    """(P, H, W) distance of every pixel to each connected part of a class, by trying all its pixels."""
+    parts = measure.label(classes == number, connectivity=1, background=0)
+    y, x = np.mgrid[: classes.shape[0], : classes.shape[1]]
+    spots = [np.argwhere(parts == part) for part in range(1, parts.max() + 1)]
+    return np.array([np.hypot(y[..., None] - spot[:, 0], x[..., None] - spot[:, 1]).min(-1) for spot in spots])
+
+
+def _between(classes):
+    """Equation 2 of Ronneberger et al. without the class weight, as an explicit sum."""
+    best = np.zeros(classes.shape)
+    for number in set(classes[classes >= 0].tolist()):
+        parts = _parts(classes, number)
+        if len(parts) > 1:
+            first, second = np.sort(parts, 0)[:2]
+            best = np.where(classes == number, best, np.maximum(best, 10 * np.exp(-((first + second) ** 2) / 50)))
+    return best
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.6, 0.99))
+@settings(max_examples=15)
+def test_between_two_objects_weights_are_those_of_the_paper(seed, empty):
+    rng = np.random.default_rng(seed)
+    classes = rng.choice([0, 1, 2, -1], (2, 30, 45), p=[empty, *[(1 - empty) / 3] * 3])
+    np.testing.assert_allclose(border_weights(classes), [_between(image) for image in classes], atol=5e-3)
+
+
+def test_the_border_term_is_the_sum_of_the_paper():
+    rng = np.random.default_rng(0)
+    labels = np.ones((2, 24, 24), int)
+    labels[:, 4:14, 3:9], labels[:, 4:14, 11:20], labels[1, :3] = 2, 2, 0
+    logits = torch.from_numpy(rng.normal(0, 2, (2, K, 24, 24))).requires_grad_()
+    partial = PartialLabelLoss(SINGLE, torch.tensor([1.0, 2.0, 3.0, 1, 1, 1]))
+    loss = SummedLoss(partial, {"border": 0.5})(logits, torch.from_numpy(labels))
+    each = functional.cross_entropy(logits.float(), torch.from_numpy(labels - 1), reduction="none", ignore_index=-1)
+    plain = np.array([0.0, 2, 3])[labels]
+    weights = plain + np.array([_between(image - 1) for image in labels])
+    assert weights[0, 8, 9] > 2 + 8  # a gap of two pixels
+    assert loss.item() == pytest.approx(0.5 * (weights * each.detach().numpy()).sum() / plain.sum(), rel=1e-4)
+    loss.backward()
+    assert logits.grad[0, :, 8, 9].abs().sum() > 0
+    assert not logits.grad[1, :, :3].any()

@@ -55,3 +55,14 @@ def test_a_missing_file_is_refused(tmp_path: Path):
 def test_nearest():
     assert nearest("unett", ["unet", "fpn"]) == "did you mean 'unet'?"
     assert nearest("zzz", ["unet", "fpn"]) == "expected one of fpn, unet"
+
+
+def test_a_table_may_stand_on_another(tmp_path: Path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "a.yaml").write_text("one: 1\ntwo: {x: 1, y: {p: 1, q: 2}}\nthree: [1, 2]\nfour: {z: 1}\n")
+    (tmp_path / "below" / "b.yaml").write_text("base: ../a.yaml\ntwo: {y: {p: 3}, w: 4}\nthree: [5]\nfour: 6\n")
+    (tmp_path / "below" / "c.yaml").write_text("base: b.yaml\none: 7\n")
+    assert read_table(tmp_path / "below" / "c.yaml") == {"one": 7, "two": {"x": 1, "y": {"p": 3}, "w": 4}, "three": [5], "four": 6}
+    (tmp_path / "odd.yaml").write_text("base: none.yaml\n")
+    with pytest.raises(OptionsError, match=r"none\.yaml: not a readable YAML file"):
+        read_table(tmp_path / "odd.yaml")

@@ -213,6 +213,9 @@ def test_odd_recipes_are_refused(data: Path, tmp_path: Path):
         ("potsdam", ["red", "green", "blue"], "isprs"),
         ("vaihingen", ["nir", "red", "green", "ndsm"], "isprs"),
         ("spacenet", ["red", "green", "blue"], str(LEGENDS / "buildings.yaml")),
+        ("loveda", ["red", "green", "blue"], str(LEGENDS / "loveda.yaml")),
+        ("landcoverai", ["red", "green", "blue"], "isprs"),
+        ("openearthmap", ["red", "green", "blue"], str(LEGENDS / "openearthmap.yaml")),
     ],
 )
 def test_published_layouts_are_trained_from(tmp_path: Path, layout: str, bands: list[str], legend: str):
@@ -221,16 +224,17 @@ def test_published_layouts_are_trained_from(tmp_path: Path, layout: str, bands: 
     figures = {"mean": [0.4] * len(bands), "std": [0.2] * len(bands)}
     recipe["model"] |= {"bands": bands, "legend": legend, "scaling": recipe["model"]["scaling"] | figures, "resolution_m": 0.1}
     source = {"set": layout, "layout": layout}
-    recipe["sources"] = [source | {"drop": ["*3", "*_8"]}]
-    recipe["validation"] = [{"name": "held", **source, "part": "train", "keep": ["*3", "*_8"]}]
+    held = ["*3", "*_8", "urban_*", "N-33-*", "al_*"]
+    recipe["sources"] = [source | {"drop": held}]
+    recipe["validation"] = [{"name": "held", **source, "part": "train", "keep": held}]
     card = train(recipe, tmp_path / "out")
     assert card.bands == tuple(bands)
     assert card.scores["held"]["images"] > 0
     assert card.scores["held"]["iou"]
     assert "in windows of 64 pixels" in card.scores["measured"]
-    assert card.training_data[0].startswith(f"{layout} (* without *3, *_8): ")
-    with pytest.raises(OptionsError, match="no part 'val'"):
-        train(recipe | {"validation": [{"name": "held", **source}]}, tmp_path / "other")
+    assert card.training_data[0].startswith(f"{layout} (* without {', '.join(held)}): ")
+    with pytest.raises(OptionsError, match="no part 'tset'"):
+        train(recipe | {"validation": [{"name": "held", **source, "part": "tset"}]}, tmp_path / "other")
 
 
 def test_large_held_out_scenes_come_in_windows(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""ISPRS, SpaceNet and plain folders, as scenes with labels."""
+"""Published data sets and plain folders, as scenes with labels."""
 
 from geoseg.datasets.labelled import LabelledImage, LabelledSet, read_codes
 from geoseg.datasets.layouts import LAYOUTS, Layout, read_set

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geoseg.datasets.labelled import LabelledSet, allowed_by
-from geoseg.datasets.scenes import ColourLabels, LabelledScene, Layer
+from geoseg.datasets.rasters import ColourLabels
+from geoseg.datasets.scenes import LabelledScene, Layer
 from geoseg.errors import BandsError, OptionsError
 from geoseg.legend import ISPRS, Legend
 
@@ -159,7 +160,7 @@ def _scene(
         if kind is None:
             raise OptionsError(f"{root}: {tile} has no normalised surface model; expected {published.expected}")
         layers.append(Layer(files[tile, kind], (_HEIGHT,), (1,)))
-    return LabelledScene(tile, tuple(layers), ColourLabels(files[tile, label], {c.rgb: c.id for c in ISPRS.classes}), published.gsd_m)
+    return LabelledScene(tile, tuple(layers), ColourLabels(files[tile, label], ISPRS), published.gsd_m)
 
 
 def _potsdam_kind(_: str, name: str) -> tuple[str, str] | None:

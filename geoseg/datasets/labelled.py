@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +19,8 @@ from geoseg.options import nearest, read_table
 
 SET_NAME = "set.yaml"
 _SUFFIXES = (".jpg", ".png", ".tif")
+_LAST_CODE = 255
+_FEW = 7  # classes, of which all sets can have codes of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,37 @@ def allowed_by(codes: Mapping[int, Any], legend: Legend, where: object) -> npt.N
                 raise OptionsError(f"{where}: code {code} allows {name!r}, which legend {legend.name!r} lacks; {nearest(name, channels)}")
             allowed[code, channels[name.casefold()]] = True
     return allowed
+
+
+def number_sets(sets: Iterable[Sequence[str]], legend: Legend, where: object) -> dict[frozenset[str], int]:
+    """A label code for each set of classes, so that sources with the same legend can be mixed.
+
+    A single class has the code of its id, no class the code 0. A set of several classes has the same code in every source if the legend
+    has at most seven classes; of larger legends they are numbered down from 255 as they come.
+
+    Args:
+        sets: names or titles of classes.
+        legend: the classes.
+        where: first word of the refusal.
+
+    Raises:
+        OptionsError: if the legend lacks a class.
+    """
+    channels = {title.casefold(): channel for channel, c in enumerate(legend.classes) for title in (c.name, c.title)}
+    numbers: dict[frozenset[str], int] = {}
+    for names in map(frozenset, sets):
+        for name in names:
+            if name.casefold() not in channels:
+                raise OptionsError(f"{where}: class {name!r} may be there, which legend {legend.name!r} lacks; {nearest(name, channels)}")
+        if names in numbers:
+            continue
+        chosen = {channels[name.casefold()] for name in names}
+        if len(chosen) <= 1:
+            numbers[names] = legend.ids[chosen.pop()] if chosen else 0
+        else:
+            first = _LAST_CODE - (sum(2**channel for channel in chosen) if len(legend) <= _FEW else 0)
+            numbers[names] = next(code for code in range(first, 0, -1) if code not in {*numbers.values(), *legend.ids})
+    return numbers
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

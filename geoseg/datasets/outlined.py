@@ -7,22 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
-import pyogrio.errors
 import rasterio.features
 import shapely
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
 
 from geoseg.errors import GeoreferenceError, OptionsError
 from geoseg.legend import Legend
 from geoseg.options import nearest
+from geoseg.outlines import Outlines
 from geoseg.polygons import on_map
 from geoseg.scene import Scene
 from geoseg.window import Window
-
-COLUMN = "class_name"
-"""The column that names the class of a polygon, as in the GeoPackages of ``geoseg predict``."""
 
 LEAST_PIXELS = 16
 """What shows fewer pixels in a chip is left out of it."""
@@ -50,11 +45,11 @@ class OutlinedScene:
 
         Args:
             scene: GeoTIFF.
-            polygons: GeoPackage, GeoJSON or any other vector file.
+            polygons: a file that `Outlines.read` takes.
             legend: the classes.
             bands: names of the bands, in the model's order.
             resolution_m: pixel size of the model.
-            label: name of the class of all polygons; None if the column ``class_name`` says it of each.
+            label: name of the class of all polygons; None if the file says it of each.
 
         Raises:
             SceneError: if the scene cannot be used.
@@ -95,31 +90,14 @@ class OutlinedScene:
 
 def _read_polygons(path: Path, scene: Scene, label: str | None) -> tuple[NDArray[np.object_], list[str]]:
     """Polygons in pixels of the scene, and the names of their classes."""
-    shapes, names = [np.empty(0, object)], []
-    try:
-        layers = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
-        for layer in layers:
-            meta, _, geometries, columns = pyogrio.raw.read(path, layer=layer)
-            if label is None and COLUMN not in meta["fields"]:
-                raise OptionsError(
-                    f"{path}: layer {layer!r} has no column {COLUMN!r}; add it, or name the class of all in the recipe (label)"
-                )
-            found = shapely.from_wkb(geometries)
-            usable = np.isin(shapely.get_type_id(found), (3, 6)) & ~shapely.is_empty(found)
-            given = columns[meta["fields"].tolist().index(COLUMN)] if label is None else np.full(len(found), label)
-            shapes.append(_in_pixels(shapely.make_valid(found[usable], method="structure", keep_collapsed=False), meta["crs"], scene, path))
-            names += [str(name) for name in given[usable]]
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError) as error:
-        raise OptionsError(f"{path}: not a readable vector file ({' '.join(str(error).split())})") from error
-    return np.concatenate(shapes), names
-
-
-def _in_pixels(shapes: NDArray[np.object_], crs: str | None, scene: Scene, path: Path) -> NDArray[np.object_]:
-    if crs is not None:
-        if scene.grid.crs is None:
-            raise GeoreferenceError(f"{path}: has CRS {crs} but {scene.path} has none; give the scene a CRS first")
-        change = Transformer.from_crs(CRS.from_user_input(crs), scene.grid.crs.proj, always_xy=True)
-        shapes = shapely.transform(shapes, lambda xy: np.column_stack(change.transform(xy[:, 0], xy[:, 1])))
+    outlines, crs = Outlines.read(path), scene.grid.crs
+    if outlines.crs is not None and crs is None:
+        raise GeoreferenceError(f"{path}: has CRS {outlines.crs.name} but {scene.path} has none; give the scene a CRS first")
+    names = [label or str(name) for name in outlines.classes]
+    if "" in names:
+        raise OptionsError(
+            f"{path}: has polygons of no class; fill their column 'class_name', or name the class of all in the recipe (label)"
+        )
+    shapes = outlines.moved(None if crs is None else crs.proj)
     inverse = ~scene.grid.transform
-    moved: NDArray[np.object_] = shapely.transform(shapes, lambda points: on_map(inverse, points))
-    return moved
+    return shapes if outlines.in_pixels else shapely.transform(shapes, lambda points: on_map(inverse, points)), names

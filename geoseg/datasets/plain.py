@@ -8,14 +8,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from geoseg.datasets.labelled import LabelledSet, allowed_by, matches
-from geoseg.datasets.scenes import ClassLabels, ColourLabels, LabelledScene, Labels, Layer, VectorLabels
+from geoseg.datasets.labelled import LabelledSet, allowed_by, matches, number_sets
+from geoseg.datasets.rasters import ClassLabels, ColourLabels
+from geoseg.datasets.scenes import LabelledScene, Labels, Layer
+from geoseg.datasets.vectors import VectorLabels
 from geoseg.errors import OptionsError
 from geoseg.legend import Legend
 from geoseg.options import parse, read_table
 
 SCENES_NAME = "scenes.yaml"
-_MOST_CODES = 255
 
 
 class _Table(BaseModel):
@@ -35,15 +36,18 @@ class RasterLabels(_Table):
 
 
 class PolygonLabels(_Table):
-    """Labels that are polygons.
+    """Labels that are polygons, boxes or points.
 
     Attributes:
-        path: of the vector file: one for all images, or with ``{name}`` one for each.
+        path: of the vector file: one for all images, or with ``{name}`` one for each; a CSV has the columns ``x`` and ``y`` in the
+            images' CRS, ``lon`` and ``lat`` in degrees, or ``WKT``.
         layer: of the file; null for its first.
         column: that says the class; null if all polygons are of one.
         rule: whether a pixel belongs to the polygon in which its ``centre`` lies, or to any by which it is ``touched``.
         pixels: whether the coordinates are columns and rows of the image.
+        radius_m: of the disks, in metres, that points stand for; null if there are no points.
         outside: classes that may be outside all polygons; none for unlabelled.
+        outside_m: how far from a polygon, in metres, ``outside`` holds, beyond which nothing is known; null for everywhere.
     """
 
     path: str
@@ -51,7 +55,9 @@ class PolygonLabels(_Table):
     column: str | None = None
     rule: Literal["centre", "touched"] = "centre"
     pixels: bool = False
+    radius_m: float | None = Field(default=None, gt=0)
     outside: tuple[str, ...] = ()
+    outside_m: float | None = Field(default=None, gt=0)
 
 
 class ScenesFile(_Table):
@@ -116,7 +122,7 @@ def scenes(root: Path, legend: Legend, bands: tuple[str, ...]) -> LabelledSet:
     if not paths:
         seen = ", ".join(sorted(path.name for path in root.iterdir())[:6])
         raise OptionsError(f"{where}: no file matches images: {said.images}; the folder has {seen}")
-    codes, table, outside = _codes(said, legend)
+    codes, table, outside = _codes(said, legend, where)
     shared: dict[Path, Labels] = {}
     found = {}
     for path in paths:
@@ -131,30 +137,19 @@ def scenes(root: Path, legend: Legend, bands: tuple[str, ...]) -> LabelledSet:
     return LabelledSet(root.name, said.title, said.licence, said.attribution, allowed_by(table, legend, where), parts, found)
 
 
-def _codes(said: ScenesFile, legend: Legend) -> tuple[Mapping[int | str | None, int], Mapping[int, Mapping[str, tuple[str, ...]]], int]:
-    """Code of each value, the table of what each code allows, and the code outside; a set of classes has one code.
-
-    One class has the code of its id, so that sets can be mixed; other sets of classes are numbered down from 255.
-    """
-    ids = {title.casefold(): c.id for c in legend.classes for title in (c.name, c.title)}
-    numbers: dict[frozenset[str], int] = {}
-
-    def code(classes: tuple[str, ...]) -> int:
-        if not classes:
-            return 0
-        if frozenset(classes) not in numbers:
-            free = (number for number in range(_MOST_CODES, 0, -1) if number not in {*numbers.values(), *ids.values()})
-            numbers[frozenset(classes)] = (len(classes) == 1 and ids.get(classes[0].casefold())) or next(free)
-        return numbers[frozenset(classes)]
-
+def _codes(
+    said: ScenesFile, legend: Legend, where: Path
+) -> tuple[Mapping[int | str | None, int], Mapping[int, Mapping[str, tuple[str, ...]]], int]:
+    """Code of each value, the table of what each code allows, and the code outside."""
     if said.rasters and said.rasters.colours:
         return {}, {c.id: {"allowed": (c.name,)} for c in legend.classes}, 0
     values: list[tuple[int | str | None, tuple[str, ...]]] = (
         [(None, said.classes)] if isinstance(said.classes, tuple) else [*said.classes.items()]
     )
-    codes = {value: code(classes) for value, classes in values}
-    outside = code(said.polygons.outside) if said.polygons else 0
-    return codes, {number: {"allowed": tuple(classes)} for classes, number in numbers.items()}, outside
+    outside = said.polygons.outside if said.polygons else ()
+    numbers = number_sets([*(classes for _, classes in values), outside], legend, where)
+    table = {number: {"allowed": tuple(classes)} for classes, number in numbers.items() if number}
+    return {value: numbers[frozenset(classes)] for value, classes in values}, table, numbers[frozenset(outside)]
 
 
 def _labels(
@@ -178,10 +173,19 @@ def _labels(
 
 def _described(said: ScenesFile, path: Path, codes: Mapping[int | str | None, int], outside: int, legend: Legend) -> Labels:
     if said.rasters and said.rasters.colours:
-        return ColourLabels(path, {c.rgb: c.id for c in legend.classes})
+        return ColourLabels(path, legend)
     if said.rasters:
         return ClassLabels(path, {int(value): code for value, code in codes.items() if value is not None})
     drawn = said.polygons
     assert drawn is not None
-    named = {None if value is None else str(value): code for value, code in codes.items()}
-    return VectorLabels(path, outside, named, drawn.column, drawn.layer, drawn.rule == "touched", drawn.pixels)
+    return VectorLabels(
+        path,
+        outside,
+        {None if value is None else str(value): code for value, code in codes.items()},
+        drawn.column,
+        drawn.layer,
+        touched=drawn.rule == "touched",
+        in_pixels=drawn.pixels,
+        radius_m=drawn.radius_m,
+        outside_m=drawn.outside_m,
+    )

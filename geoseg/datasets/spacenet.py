@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.datasets.labelled import LabelledSet, allowed_by
-from geoseg.datasets.scenes import FootprintTable, LabelledScene, Labels, Layer, TableLabels, VectorLabels
+from geoseg.datasets.labelled import LabelledSet, allowed_by, number_sets
+from geoseg.datasets.scenes import LabelledScene, Labels, Layer
+from geoseg.datasets.vectors import FootprintTable, Parts, TableLabels, VectorLabels
 from geoseg.errors import BandsError, OptionsError
 from geoseg.legend import Legend
 
@@ -21,8 +22,7 @@ _RGB = ("red", "green", "blue")
 _RGBN = (*_RGB, "nir")
 _WORLDVIEW = ("coastal", "blue", "green", "yellow", "red", "rededge", "nir", "nir2")
 _BUILDING = "building"
-_ELSE = 250
-"""Code of "no building" where the legend has several other classes."""
+_BORDER, _CONTACT = "border", "contact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,15 @@ _ROUNDS = (
 )
 
 
-def spacenet(root: Path, legend: Legend, bands: tuple[str, ...], *, touched: bool = False) -> LabelledSet:
+def spacenet(
+    root: Path,
+    legend: Legend,
+    bands: tuple[str, ...],
+    *,
+    touched: bool = False,
+    border_m: float = 0.0,
+    contact_m: float = 0.0,
+) -> LabelledSet:
     """The images of one or more areas of a round with the buildings on them.
 
     Buildings come from the GeoJSON of an image, in any CRS; where there is none, from a summary table (CSV with ``PolygonWKT_Pix``) in
@@ -129,19 +137,24 @@ def spacenet(root: Path, legend: Legend, bands: tuple[str, ...], *, touched: boo
         bands: of the model: red, green, blue, with nir where there is a fourth band, or WorldView's eight, coastal, blue, green,
             yellow, red, rededge, nir, nir2.
         touched: a pixel is building if a footprint touches it, instead of if its centre lies in one.
+        border_m: width in metres of the rim inside each footprint that is of class ``border``; 0 for none (see
+            ``configs/legends/building_parts.yaml`` and `geoseg.datasets.vectors.Parts`).
+        contact_m: what lies between footprints that are nearer than this, in metres, is of class ``contact``; 0 for none.
 
     Returns:
         The set with the part ``train``: all images with labels, for SpaceNet publishes no others.
 
     Raises:
-        OptionsError: if the folder is another one, no image has labels, or the legend has no class ``building``.
+        OptionsError: if the folder is another one, no image has labels, or the legend lacks a class.
         BandsError: if no image has these bands.
     """
     paths = sorted(root.rglob("*.*"))
     published, images = _round(root, paths)
     product = _product(root, published, images, bands)
-    building, other, allowed = _codes(legend, root)
-    labels = _Footprints(published, paths, product, building, other, touched)
+    names = [_BUILDING, *([_BORDER] if border_m else []), *([_CONTACT] if contact_m else [])]
+    codes, other, allowed = _codes(legend, names, root)
+    parts = Parts(codes[_BORDER], border_m, codes.get(_CONTACT, 0), contact_m) if border_m else None
+    labels = _Footprints(published, paths, product, codes[_BUILDING], other, touched, parts)
     indexes = tuple(published.products[product].index(band) + 1 for band in bands)
     scenes = {}
     for path in images[product]:
@@ -164,9 +177,11 @@ def spacenet(root: Path, legend: Legend, bands: tuple[str, ...], *, touched: boo
 class _Footprints:
     """Finds the labels of images."""
 
-    def __init__(self, published: _Round, paths: list[Path], product: str, building: int, other: int, touched: bool) -> None:
+    def __init__(
+        self, published: _Round, paths: list[Path], product: str, building: int, other: int, touched: bool, parts: Parts | None
+    ) -> None:
         self.round, self.product = published, product
-        self.building, self.other, self.touched = building, other, touched
+        self.building, self.other, self.touched, self.parts = building, other, touched, parts
         self.files: dict[tuple[str, ...], Path] = {}
         ranks = {folder: rank for rank, folder in enumerate(published.labels)}
         for path in sorted(paths, key=lambda path: ranks.get(path.parent.name, 0)):
@@ -181,10 +196,10 @@ class _Footprints:
         assert found is not None
         path = self.files.get(_key(self.round, image, found))
         if path is not None:
-            return VectorLabels(path, self.other, {None: self.building}, touched=self.touched, lenient=True)
+            return VectorLabels(path, self.other, {None: self.building}, touched=self.touched, lenient=True, parts=self.parts)
         names = (_name(image, self.product), "_".join(_groups(found)), found["key"])
         table = next((table for table in self.tables if any(name in table.rows for name in names)), None)
-        return None if table is None else TableLabels(table, names, self.building, self.other, self.touched)
+        return None if table is None else TableLabels(table, names, self.building, self.other, self.touched, self.parts)
 
 
 def _round(root: Path, paths: list[Path]) -> tuple[_Round, dict[str, list[Path]]]:
@@ -233,14 +248,15 @@ def _is_summary(path: Path, product: str) -> bool:
     )
 
 
-def _codes(legend: Legend, root: Path) -> tuple[int, int, npt.NDArray[np.bool_]]:
-    """Codes of building and of all else, and what they allow."""
-    names = [c.name for c in legend.classes]
-    if _BUILDING not in names:
-        raise OptionsError(
-            f"{root}: legend {legend.name!r} has no class {_BUILDING!r}, which is what SpaceNet labels; it has {', '.join(names)}"
-        )
-    building = next(c.id for c in legend.classes if c.name == _BUILDING)
-    others = [c for c in legend.classes if c.name != _BUILDING]
-    other = others[0].id if len(others) == 1 else _ELSE
-    return building, other, allowed_by({building: {"allowed": [_BUILDING]}, other: {"allowed": [c.name for c in others]}}, legend, root)
+def _codes(legend: Legend, names: list[str], root: Path) -> tuple[dict[str, int], int, npt.NDArray[np.bool_]]:
+    """Codes of the named classes, of all else, and what the codes allow."""
+    known = [c.name for c in legend.classes]
+    for name in names:
+        if name not in known:
+            raise OptionsError(
+                f"{root}: legend {legend.name!r} has no class {name!r}, which is what is labelled; it has {', '.join(known)}"
+            )
+    others = tuple(name for name in known if name not in names)
+    numbers = number_sets([*((name,) for name in names), others], legend, root)
+    table = {number: {"allowed": list(classes)} for classes, number in numbers.items() if number}
+    return {name: numbers[frozenset([name])] for name in names}, numbers[frozenset(others)], allowed_by(table, legend, root)

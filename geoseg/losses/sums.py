@@ -10,9 +10,10 @@ from segmentation_models_pytorch import losses as library
 from torch import Tensor, nn
 from torch.nn import functional
 
+from geoseg.losses.borders import border_weights
 from geoseg.losses.partial import PartialLabelLoss
 
-Term: TypeAlias = Literal["partial", "focal", "dice", "jaccard", "tversky", "lovasz", "ohem"]
+Term: TypeAlias = Literal["partial", "focal", "dice", "jaccard", "tversky", "lovasz", "ohem", "border"]
 _HARDEST = 0.25
 
 
@@ -23,7 +24,8 @@ class SummedLoss(nn.Module):
     label allows exactly one class: ``focal`` (Lin et al. 2017, arXiv:1708.02002, each class against the rest, their mean), ``dice``
     (Milletari et al. 2016, arXiv:1606.04797), ``jaccard``, ``tversky`` (Salehi et al. 2017, arXiv:1706.05721, with 0.3 for false positives
     and 0.7 for false negatives), ``lovasz`` (Berman et al. 2018, arXiv:1705.08790); and ``ohem``, cross-entropy of the quarter of those
-    pixels at which it is largest (Shrivastava et al. 2016, arXiv:1604.03540).
+    pixels at which it is largest (Shrivastava et al. 2016, arXiv:1604.03540); and ``border``, cross-entropy weighted as in U-Net, by the
+    weights of ``partial`` plus :func:`geoseg.losses.border_weights`, over the sum of the former.
 
     Args:
         partial: the loss of all labelled pixels.
@@ -67,9 +69,18 @@ class SummedLoss(nn.Module):
         if len(counted):
             rows = logits.float().permute(1, 0, 2, 3).flatten(1)[:, counted]
             for name, weight in self.terms.items():
-                if name != "partial" and weight:
+                if name == "border":
+                    total = total + weight * self._bordered(rows, classes, counted, labels)
+                elif name != "partial" and weight:
                     total = total + weight * self.losses[name](rows[None, :, :, None], classes[counted][None, :, None])
         return total
+
+    def _bordered(self, rows: Tensor, classes: Tensor, counted: Tensor, labels: Tensor) -> Tensor:
+        """Of the logits (K, n) of the pixels ``counted``, where one class is allowed."""
+        between = torch.from_numpy(border_weights(classes.view(labels.shape).cpu().numpy())).to(rows.device)
+        plain = self.partial.weights[labels.flatten()[counted].long()]
+        losses = functional.cross_entropy(rows.T, classes[counted], reduction="none")
+        return ((plain + between.flatten()[counted]) * losses).sum() / plain.sum().clamp(min=1e-6)
 
 
 def _hardest(logits: Tensor, classes: Tensor) -> Tensor:
