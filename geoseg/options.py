@@ -23,15 +23,18 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
 
 
-def read_table(path: str | Path) -> dict[str, Any]:
+def read_table(path: str | Path, *, _above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a YAML file whose top level is a table.
 
     A table may stand on that of another file, which its key ``base`` names, seen from its folder: its values replace those of the other; of
     values that are tables in both, key by key.
 
     Raises:
-        OptionsError: if a file is missing, is not YAML, or holds something else than a table.
+        OptionsError: if a file is missing, is not YAML, holds something else than a table, or stands on itself.
     """
+    place = Path(path).resolve()
+    if place in _above:
+        raise OptionsError(f"{path}: stands on itself by the key 'base' of {_above[-1]}; a base must be another file")
     try:
         table: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -40,7 +43,7 @@ def read_table(path: str | Path) -> dict[str, Any]:
         raise OptionsError(f"{path}: holds a {type(table).__name__}, expected a table of 'key: value' lines")
     if "base" not in table:
         return table
-    base = read_table(Path(path).parent / str(table.pop("base")))
+    base = read_table(Path(path).parent / str(table.pop("base")), _above=(*_above, place))
     return base | {key: {**base[key], **value} if _tables(base.get(key), value) else value for key, value in table.items()}
 
 

@@ -66,3 +66,7 @@ def test_a_table_may_stand_on_another(tmp_path: Path):
     (tmp_path / "odd.yaml").write_text("base: none.yaml\n")
     with pytest.raises(OptionsError, match=r"none\.yaml: not a readable YAML file"):
         read_table(tmp_path / "odd.yaml")
+    (tmp_path / "one.yaml").write_text("base: below/other.yaml\n")
+    (tmp_path / "below" / "other.yaml").write_text("base: ../one.yaml\n")
+    with pytest.raises(OptionsError, match="stands on itself"):
+        read_table(tmp_path / "one.yaml")
