@@ -54,7 +54,12 @@ def find_rate(module: Learning, batches: Callable[[int, int], Dataset[Any]], opt
             enable_model_summary=False,
         )
         found: Any = Tuner(run).lr_find(
-            module, loader(batches(0, count), options, range(count)), min_lr=_LOWEST, max_lr=_HIGHEST, num_training=_TRIES
+            module,
+            loader(batches(0, count), options, range(count)),
+            min_lr=_LOWEST,
+            max_lr=_HIGHEST,
+            num_training=_TRIES,
+            update_attr=False,
         )
     rates, losses = found.results["lr"], found.results["loss"]
     suggestion = found.suggestion()

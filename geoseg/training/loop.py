@@ -142,7 +142,7 @@ class Learning(pl.LightningModule):
         if self.progress() >= 1 and not self.trainer.lr_scheduler_configs:
             self.trainer.should_stop = True
 
-    def on_train_epoch_end(self) -> None:
+    def on_validation_end(self) -> None:
         """Let a learning rate fall that goes by what validations say."""
         if self.schedule.decay == "plateau" and self.progress() >= self.schedule.warmup:
             self._plateau.step(float(self.trainer.callback_metrics[self.FIGURE]))
@@ -213,12 +213,13 @@ def trainer(options: Recipe, figure: str, work: Path, watch: Watch | None = None
     if importlib.util.find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(work, name="tensorboard"))
     callbacks: list[Callback] = [EMAWeightAveraging(decay=schedule.average), *([Telling(watch)] if watch else [])]
+    # What goes by a figure acts right after its validation: a run that is taken up begins with the end of an epoch that has none.
     if schedule.patience is not None:
-        callbacks.append(EarlyStopping(figure, mode="max", patience=schedule.patience, check_finite=False))
-    saving: dict[str, Any] = {"dirpath": work, "enable_version_counter": False, "save_on_train_epoch_end": True}
-    if schedule.keep == _BEST:  # before the last one, which remembers how good it was
-        callbacks.append(ModelCheckpoint(filename=_BEST, monitor=figure, mode="max", **saving))
-    callbacks.append(ModelCheckpoint(filename=_LAST, **saving))
+        early: dict[str, Any] = {"mode": "max", "check_finite": False, "check_on_train_epoch_end": False}
+        callbacks.append(EarlyStopping(figure, patience=schedule.patience, **early))
+    if schedule.keep == _BEST:
+        callbacks.append(_saving(work, _BEST, monitor=figure, mode="max", save_on_train_epoch_end=False))
+    callbacks.append(_saving(work, _LAST, save_on_train_epoch_end=True))
     return pl.Trainer(
         default_root_dir=work,
         accelerator="auto",
@@ -239,6 +240,10 @@ def trainer(options: Recipe, figure: str, work: Path, watch: Watch | None = None
         callbacks=callbacks,
         plugins=[WholeCheckpoints()],
     )
+
+
+def _saving(work: Path, name: str, **when: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(work, filename=name, enable_version_counter=False, **when)
 
 
 @dataclass(frozen=True, slots=True)

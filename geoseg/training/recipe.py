@@ -106,7 +106,8 @@ class LossOptions(Table):
     Attributes:
         balance: how far rare codes are raised.
         ambiguous: weight of codes that allow several classes.
-        push: whether ambiguous codes push away the classes that they exclude.
+        push: whether ambiguous codes only push away the classes that they exclude. Where no label is of a single class, nothing would
+            pull a class up again, and they also pull at those that they allow.
         auxiliary: weight of the loss of the auxiliary head, where the architecture has one (0.4: Zhao et al. 2017, section
             5.2); with 0 there is none. The head is trained and left out of the model folder.
         terms: weight of each loss of the sum; see :class:`geoseg.losses.SummedLoss`.
