@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from PIL import Image
 from geoseg.card import ModelCard
 from geoseg.chips import Chips
 from geoseg.errors import OptionsError
-from geoseg.training.data import Data, folded
+from geoseg.training.data import Data, folded, next_batches
 from geoseg.training.loop import Standing, share_of_rate
 from geoseg.training.recipe import read_options
 from geoseg.verbs.train import find_learning_rate, train
@@ -170,6 +171,17 @@ def test_a_step_may_take_several_batches_each_of_them_once(data: Path, tmp_path:
     assert "after 5 steps" in made.scores["measured"]
 
 
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5), st.integers(1, 12))
+def test_each_device_has_batches_of_its_own_and_none_is_left_out(ranks: int, accumulate: int, every: int, steps: int):
+    recipe = toy_recipe(ROOT, steps=steps, validate_every=every, accumulate=accumulate)
+    options, taken = read_options(recipe), []
+    for done in range(0, steps, every):
+        parts = [next_batches(options, SimpleNamespace(global_step=done, global_rank=rank, world_size=ranks)) for rank in range(ranks)]
+        assert len({len(mine) for _, _, mine in parts}) == 1
+        taken += [first + batch for first, _, mine in parts for batch in mine]
+    assert sorted(taken) == [*range(steps * accumulate * ranks)]
+
+
 @given(st.integers(1, 200), st.sampled_from([0.0, 0.1, 0.5]), st.sampled_from(["cosine", "poly"]))
 def test_the_learning_rate_is_that_of_torchs_schedulers(steps: int, warmup: float, decay: str):
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
@@ -239,7 +251,7 @@ def test_a_learning_rate_is_found_and_nothing_is_trained(data: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_two_processes_share_each_step(data: Path, tmp_path: Path):
-    """Both learn, only one writes; without batch norms that see other chips, two batches on one device would give the same."""
+    """Both learn, one of them writes and speaks."""
     recipe = written(toy_recipe(data, steps=4) | {"devices": 2}, tmp_path / "recipe.yaml")
     command = [sys.executable, "-m", "geoseg.cli", "train", recipe, "--out", tmp_path / "out"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, check=False)

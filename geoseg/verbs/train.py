@@ -276,7 +276,8 @@ def _loss(source: Data, options: LossOptions) -> SummedLoss:
     weights = balanced_weights(shares, allowed, power=options.balance, ambiguous=options.ambiguous)
     for code in torch.nonzero(weights).flatten().tolist():
         _log.info("code %d: %.2f %% of labelled pixels, weight %.2f", code, 100 * shares[code], weights[code])
-    return SummedLoss(PartialLabelLoss(allowed, weights, push=options.push), options.terms)
+    single = bool(shares[allowed.sum(1) == 1].any())
+    return SummedLoss(PartialLabelLoss(allowed, weights, push=options.push and single), options.terms)
 
 
 def _credits(source: Data, options: TrainOptions) -> tuple[str, ...]:
