@@ -40,9 +40,10 @@ format: $(READY)  ## Format and repair what can be repaired.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## Measure: speed and memory of predict and of each network, error of stitching, speed of vectorize.
+bench: $(READY)  ## Measure: speed and memory of predict and of each network, error of stitching, speed of vectorize and of reading chips.
 	$(BIN)/python -m benchmarks.predict
 	$(BIN)/python -m benchmarks.stitch
 	$(BIN)/python -m benchmarks.vectorize
 	$(BIN)/python -m benchmarks.cluster
 	$(BIN)/python -m benchmarks.networks --table docs/networks.md
+	$(BIN)/python -m benchmarks.train

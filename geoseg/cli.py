@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import rich.progress
 
     from geoseg.cluster import Cluster
+    from geoseg.training.loop import Standing
     from geoseg.verbs.predict import Progress
 
 app = typer.Typer(
@@ -486,22 +487,45 @@ def train(
     config: Annotated[Path, typer.Argument(help="Training recipe.", metavar="CONFIG.yaml")],
     out: Annotated[Path, typer.Option(help="Folder of the model that is made.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets. Default: the recipe's.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to begin with: a name or a folder. Its classes and bands may be others.", metavar="MODEL", show_default=False
+        ),
+    ] = None,
     encoder_weights: Annotated[
         str | None,
         typer.Option(
             help="Pretrained encoder: a .pth or .safetensors file, or e.g. imagenet, from a hub.", metavar="PATH", show_default=False
         ),
     ] = None,
+    fold: Annotated[int | None, typer.Option(help="Which of the recipe's folds to hold out, from 1.", min=1)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only draw some chips with their labels into chips.png.")] = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Only try learning rates, and draw what the loss does into learning_rate.png.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start over and replace earlier results.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Train a model that `predict` takes unchanged."""
-    from geoseg.verbs.train import preview
+    """Train a model that `predict` takes unchanged.
+
+    A killed run goes on when the same command is given again.
+    """
+    from geoseg.verbs.train import find_learning_rate, preview
     from geoseg.verbs.train import train as verb
 
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    given: dict[str, Any] = {"init": init, "encoder_weights": encoder_weights, "fold": fold}
     if dry_run:
-        typer.echo(f"{preview(config, out, data=data)}: look at it, nothing was trained")
+        typer.echo(f"{preview(config, out, data=data, **given)}: look at it, nothing was trained")
         return
-    verb(config, out=out, data=data, encoder_weights=encoder_weights)
+    if find_lr:
+        rate, curve = find_learning_rate(config, out, data=data, **given)
+        typer.echo(f"The loss falls most steeply at a learning rate of {rate:.2g}; see {curve}. Nothing was trained.")
+        return
+    helps = os.environ.get("LOCAL_RANK", "0") != "0"  # a process that Lightning started for a device that is not the first
+    with Watcher(silent=quiet or helps) as watch:
+        verb(config, out, data=data, force=force, watch=watch.training, **given)
 
 
 @app.command()
@@ -892,6 +916,12 @@ class Watcher:
         fresh = ended - self._before
         rate = ", ".join([*states, *([f"{mpx / seconds:.2f} Mpx/s"] if mpx else [])])
         self.show("scenes", ended, count.total(), rate, seconds / fresh if fresh else None)
+
+    def training(self, standing: Standing) -> None:
+        """Show on a terminal how far a training is; elsewhere its log says enough."""
+        if self._bar is not None:
+            words = [f"step {standing.step}", f"{standing.steps_s:.1f} steps/s", *([standing.figure] if standing.figure else [])]
+            self._bar.update(self._bar.task_ids[0], description="train", completed=standing.share, total=1, rate=", ".join(words))
 
     def show(self, stage: str, done: int, total: int, rate: str = "", each_s: float | None = None) -> None:
         """Show how far a stage is; with the seconds that each step takes, how long it is to go, too."""

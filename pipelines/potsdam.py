@@ -15,7 +15,7 @@ from pathlib import Path
 import geoseg
 from geoseg.datasets import read_set
 from geoseg.legend import ISPRS
-from geoseg.verbs.train import read_options
+from geoseg.training.recipe import read_options
 
 RECIPE = Path(__file__).parents[1] / "configs" / "train" / "potsdam.yaml"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import geoseg
 from geoseg.datasets import read_set
-from geoseg.verbs.train import read_options
+from geoseg.training.recipe import read_options
 
 RECIPE = Path(__file__).parents[1] / "configs" / "train" / "spacenet.yaml"
 OUTLINES = geoseg.Shaping(min_area_m2=5, simplify_m=0.5, regularize=("building",))

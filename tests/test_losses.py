@@ -34,6 +34,15 @@ def test_the_loss_is_minus_log_of_the_allowed_probability(logits, sets):
     assert (loss >= -1e-5).all()
 
 
+@given(arrays.arrays(np.float64, (7, K), elements=st.floats(-20, 20)), SETS)
+def test_the_gradient_is_that_of_the_explicit_sum(logits, sets):
+    ours, theirs = torch.tensor(logits, dtype=torch.float32, requires_grad=True), torch.tensor(logits, requires_grad=True)
+    allowed = torch.from_numpy(sets)
+    partial_cross_entropy(ours, allowed).sum().backward()
+    (-torch.log((theirs.softmax(1) * allowed).sum(1))).sum().backward()
+    torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-3, atol=1e-5)
+
+
 @given(arrays.arrays(np.float32, (7, K), elements=st.floats(-5, 5, width=32)), SETS)
 def test_push_moves_only_what_is_ruled_out(logits, sets):
     rows = torch.tensor(logits, requires_grad=True)

@@ -15,11 +15,15 @@ from geoseg.card import ModelCard
 from geoseg.cli import app
 from geoseg.datasets import read_set
 from geoseg.errors import OptionsError, ResumeError
+from geoseg.legend import ISPRS
 from geoseg.networks import build
-from geoseg.verbs import train as room
-from geoseg.verbs.train import HeldOut, read_options, train, warmed_cosine
+from geoseg.training import data as room
+from geoseg.training.data import Data, HeldOut
+from geoseg.training.recipe import read_options
+from geoseg.verbs.train import train
 from tests import layouts
 from tests.test_cli import geoseg
+from tests.toys import toy_data, toy_recipe
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
@@ -31,55 +35,12 @@ RECIPE = Path(__file__).parents[1] / "configs" / "train" / "default.yaml"
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A set in which buildings are red, low vegetation is green, and some pixels are only known not to be buildings."""
-    root = tmp_path / "data" / "toy"
-    codes = {
-        2: {"name": "building", "allowed": ["building"]},
-        3: {"name": "low vegetation", "allowed": ["low vegetation"]},
-        10: {"name": "not building", "allowed": ["impervious", "low vegetation", "tree", "car", "clutter"]},
-    }
-    split = {"train": ["a", "b"], "val": ["c"]}
-    table = {"title": "Toy", "licence": "CC0", "attribution": "nobody", "gsd_m": 0.2, "codes": codes, "split": split}
-    rng = np.random.default_rng(0)
-    for folder in ("images", "labels"):
-        (root / folder).mkdir(parents=True)
-    (root / "set.yaml").write_text(yaml.safe_dump(table))
-    for name in "abc":
-        labels = np.where(np.kron(rng.integers(0, 2, (6, 6)), np.ones((12, 12))) > 0, 2, 3).astype(np.uint8)
-        pixels = np.where((labels == 2)[..., None], (200, 60, 60), (60, 180, 60)) + rng.integers(-20, 20, (72, 72, 3))
-        labels[:10] = np.where(labels[:10] == 3, 10, 0)
-        Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / f"{name}.png")
-        Image.fromarray(labels).save(root / "labels" / f"{name}.png")
-    return root.parent
-
-
-def _recipe(data: Path, steps: int = 6) -> dict:
-    scaling = {"dtype": "uint8", "low": 0, "high": 255, "percentiles": [2, 98], "mean": [0.4, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
-    return {
-        "data": str(data),
-        "model": {
-            "name": "toy",
-            "version": "0",
-            "description": "A toy.",
-            "architecture": "unet",
-            "options": {"encoder_name": "tu-resnet10t", "encoder_depth": 3, "decoder_channels": [16, 16, 16]},
-            "scaling": scaling,
-            "resolution_m": 0.2,
-            "tile": 64,
-            "overlap": 16,
-            "license": "CC0-1.0",
-        },
-        "sources": [{"set": "toy"}],
-        "chips": {"size": 32, "batch": 4, "scale": [0.8, 1.2]},
-        "schedule": {"max_steps": steps, "validate_every": 3, "learning_rate": 0.003, "average": 0.5},
-        "validation": [{"name": "toy", "set": "toy"}],
-        "workers": 0,
-    }
+    return toy_data(tmp_path / "data")
 
 
 def test_a_model_folder_is_made_that_knows_its_task(data: Path, tmp_path: Path):
     out = tmp_path / "toy"
-    made = train(_recipe(data, steps=20), out)
+    made = train(toy_recipe(data, steps=20), out)
     card, weights = ModelCard.read(out)
     card.check(weights)
     assert card == made
@@ -97,7 +58,7 @@ def test_a_model_folder_is_made_that_knows_its_task(data: Path, tmp_path: Path):
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    whole = train(_recipe(data), tmp_path / "whole")
+    whole = train(toy_recipe(data), tmp_path / "whole")
     chip = room.Chips.__getitem__
     trained: list[int] = []
 
@@ -113,30 +74,30 @@ def test_a_stopped_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path, m
 
     monkeypatch.setattr(room.Chips, "__getitem__", until(4))
     with pytest.raises(RuntimeError, match="power cut"):
-        train(_recipe(data), tmp_path / "stopped")
+        train(toy_recipe(data), tmp_path / "stopped")
     assert (tmp_path / "stopped" / "training" / "last.ckpt").exists()
     assert not (tmp_path / "stopped" / "model.json").exists()
     trained.clear()
     monkeypatch.setattr(room.Chips, "__getitem__", until(-1))
-    resumed = train(_recipe(data), tmp_path / "stopped")
+    resumed = train(toy_recipe(data), tmp_path / "stopped")
     assert trained == [3, 4, 5]
     assert "after 6 steps" in resumed.scores["measured"]
     assert resumed.sha256 == whole.sha256
     with pytest.raises(ResumeError, match="another recipe"):
-        train(_recipe(data) | {"seed": 5}, tmp_path / "stopped")
-    again = train(_recipe(data) | {"seed": 5}, tmp_path / "stopped", force=True)
+        train(toy_recipe(data) | {"seed": 5}, tmp_path / "stopped")
+    again = train(toy_recipe(data) | {"seed": 5}, tmp_path / "stopped", force=True)
     assert again.sha256 != whole.sha256
 
 
 def test_the_clock_stops_a_run(data: Path, tmp_path: Path):
-    recipe = _recipe(data, steps=10_000)
+    recipe = toy_recipe(data, steps=10_000)
     recipe["schedule"]["max_minutes"] = 0.02
     assert "in 0 minutes" in train(recipe, tmp_path / "toy").scores["measured"]
 
 
 @pytest.mark.slow
 def test_the_auxiliary_head_is_trained_and_left_out(data: Path, tmp_path: Path):
-    recipe = _recipe(data, steps=1)
+    recipe = toy_recipe(data, steps=1)
     recipe["model"] |= {"architecture": "fcn_resnet50", "options": {}}
     recipe["chips"]["batch"] = 2
     train(recipe, tmp_path / "fcn")
@@ -148,7 +109,7 @@ def test_pretrained_weights_and_the_auxiliary_head(data: Path, tmp_path: Path):
     encoder = torchvision.models.resnet18().state_dict()
     encoder["layer1.0.bn1.running_mean"] += 7.0
     torch.save(encoder, tmp_path / "resnet18.pth")
-    recipe = _recipe(data, steps=1)
+    recipe = toy_recipe(data, steps=1)
     recipe["model"] |= {"architecture": "pspnet", "options": {"encoder_name": "resnet18"}}
     recipe["schedule"] |= {"learning_rate": 1e-9, "average": 0.0}
     card = train(recipe, tmp_path / "with", encoder_weights=tmp_path / "resnet18.pth")
@@ -165,22 +126,13 @@ def test_pretrained_weights_and_the_auxiliary_head(data: Path, tmp_path: Path):
 
 
 def test_held_out_images_are_whole_and_filled(data: Path):
-    options = read_options(_recipe(data))
-    images = room.LabelledSet.read(data / "toy", room.ISPRS).select("val")
+    options = read_options(toy_recipe(data))
+    images = room.LabelledSet.read(data / "toy", ISPRS).select("val")
     pixels, labels = HeldOut(images, options.model, 32)[0]
     assert (pixels.shape, labels.shape) == ((3, 96, 96), (96, 96))
     assert (pixels[:, 72:] == 0).all()
     assert (labels[72:] == 0).all()
     assert (labels[10:72, :72] > 0).all()
-
-
-def test_the_learning_rate_rises_and_falls_to_zero():
-    rates = [warmed_cosine(p / 100, 0.1) for p in range(101)]
-    assert max(rates) == rates[10] == 1
-    assert rates[:11] == sorted(rates[:11])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[0] > 0
-    assert rates[-1] == 0
 
 
 def test_the_shipped_recipe_is_readable(tmp_path: Path):
@@ -192,19 +144,19 @@ def test_the_shipped_recipe_is_readable(tmp_path: Path):
 
 def test_odd_recipes_are_refused(data: Path, tmp_path: Path):
     with pytest.raises(OptionsError, match=r"'schedule.max_step'; did you mean 'max_steps'"):
-        read_options(_recipe(data) | {"schedule": {"max_step": 3}})
-    odd = _recipe(data)
+        read_options(toy_recipe(data) | {"schedule": {"max_step": 3}})
+    odd = toy_recipe(data)
     odd["model"]["options"] |= {"auxiliary": True}
     with pytest.raises(OptionsError, match=r"set loss.auxiliary"):
         read_options(odd)
     with pytest.raises(OptionsError, match=r"no encoder weights here"):
-        train(_recipe(data) | {"encoder_weights": "nowhere.pth"}, tmp_path / "nothing")
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(_recipe(data)))
+        train(toy_recipe(data) | {"encoder_weights": "nowhere.pth"}, tmp_path / "nothing")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(toy_recipe(data)))
     refused = geoseg("train", tmp_path / "recipe.yaml", "--out", tmp_path / "nothing", "--encoder-weights", "elsewhere.pth")
     assert refused.returncode == 2
     assert "elsewhere.pth: no encoder weights here" in refused.stderr
     with pytest.raises(OptionsError, match=r"data folder .* is not there"):
-        read_options(_recipe(data), tmp_path / "nowhere")
+        read_options(toy_recipe(data), tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +172,7 @@ def test_odd_recipes_are_refused(data: Path, tmp_path: Path):
 )
 def test_published_layouts_are_trained_from(tmp_path: Path, layout: str, bands: list[str], legend: str):
     getattr(layouts, layout)(tmp_path / "data" / layout)
-    recipe = _recipe(tmp_path / "data", steps=3)
+    recipe = toy_recipe(tmp_path / "data", steps=3)
     figures = {"mean": [0.4] * len(bands), "std": [0.2] * len(bands)}
     recipe["model"] |= {"bands": bands, "legend": legend, "scaling": recipe["model"]["scaling"] | figures, "resolution_m": 0.1}
     source = {"set": layout, "layout": layout}
@@ -239,8 +191,8 @@ def test_published_layouts_are_trained_from(tmp_path: Path, layout: str, bands: 
 
 def test_large_held_out_scenes_come_in_windows(tmp_path: Path):
     layouts.potsdam(tmp_path, ("2_10",))
-    options = read_options(_recipe(tmp_path))
-    images = read_set(tmp_path, "potsdam", room.ISPRS, ("red", "green", "blue")).select("train")
+    options = read_options(toy_recipe(tmp_path))
+    images = read_set(tmp_path, "potsdam", ISPRS, ("red", "green", "blue")).select("train")
     held = HeldOut(images, options.model.model_copy(update={"resolution_m": 0.05, "tile": 64}), 32)
     assert len(held) == 4
     labels = np.zeros((96, 96), np.uint8)
@@ -259,19 +211,19 @@ def test_sets_that_do_not_agree_are_refused(data: Path):
     shutil.copytree(data / "toy", data / "other")
     (data / "other" / "set.yaml").write_text(yaml.safe_dump(table))
     with pytest.raises(OptionsError, match="other: code 2 stands for other classes than in a set before it"):
-        room.Data(read_options(_recipe(data) | {"sources": [{"set": "toy"}, {"set": "other"}]}), room.ISPRS, 8)
+        Data(read_options(toy_recipe(data) | {"sources": [{"set": "toy"}, {"set": "other"}]}), ISPRS, 8)
 
 
 def test_labels_of_another_place_are_refused(data: Path):
     for name in "ab":
         Image.fromarray(np.zeros((72, 72), np.uint8)).save(data / "toy" / "labels" / f"{name}.png")
     with pytest.raises(OptionsError, match="toy: no pixel of 24 batches has a label"):
-        room.Data(read_options(_recipe(data)), room.ISPRS, 8).shares()
+        Data(read_options(toy_recipe(data)), ISPRS, 8).shares()
 
 
 def test_a_dry_run_shows_chips_beside_their_labels(data: Path, tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(_recipe(data)))
+    recipe.write_text(yaml.safe_dump(toy_recipe(data)))
     done = CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path / "out"), "--dry-run"])
     assert done.exit_code == 0, done.output
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["chips.png"]
@@ -279,19 +231,19 @@ def test_a_dry_run_shows_chips_beside_their_labels(data: Path, tmp_path: Path):
         picture = np.asarray(file.convert("RGB")).astype(int)
     top = left = 24  # a chip of 32 pixels, its labels, a gap
     options = read_options(recipe)
-    pixels, codes = room.Data(options, room.ISPRS, 1).chips(0, 1)[0]
+    pixels, codes = Data(options, ISPRS, 1).chips(0, 1)[0]
     photo = picture[top : top + 32, left : left + 32]
     painted = picture[top : top + 32, left + 32 : left + 64]
     assert np.abs(photo - 255 * (pixels[0].permute(1, 2, 0).numpy() * 0.2 + [0.4, 0.4, 0.3]).clip(0, 1)).max() <= 1
     houses, several = codes[0].numpy() == 2, codes[0].numpy() == 10
     assert houses.any()
     assert np.abs(painted - (0.55 * np.array([0, 0, 255]) + 0.45 * photo))[houses].max() <= 1
-    others = np.mean([c.rgb for c in room.ISPRS.classes if c.name != "building"], 0)
+    others = np.mean([c.rgb for c in ISPRS.classes if c.name != "building"], 0)
     assert np.abs(painted - others)[several].max(initial=0) <= 1
 
 
 def test_a_recipe_may_sum_losses(data: Path, tmp_path: Path):
-    recipe = _recipe(data, steps=3) | {"loss": {"terms": {"partial": 1.0, "dice": 0.5, "lovasz": 0.5}}}
-    assert train(recipe, tmp_path / "sum").sha256 != train(_recipe(data, steps=3), tmp_path / "plain").sha256
+    recipe = toy_recipe(data, steps=3) | {"loss": {"terms": {"partial": 1.0, "dice": 0.5, "lovasz": 0.5}}}
+    assert train(recipe, tmp_path / "sum").sha256 != train(toy_recipe(data, steps=3), tmp_path / "plain").sha256
     with pytest.raises(OptionsError, match=r"loss\.terms"):
         read_options(recipe | {"loss": {"terms": {"dcie": 1.0}}})

@@ -26,8 +26,9 @@ from geoseg.instances import Instance, merge, overlaps
 from geoseg.legend import Legend
 from geoseg.networks.maskrcnn import Detections
 from geoseg.scene import Scene
+from geoseg.training.recipe import read_recipe
 from geoseg.verbs.predict import predict
-from geoseg.verbs.train import preview, read_recipe, train
+from geoseg.verbs.train import preview, train
 from geoseg.verbs.train_instances import InstanceChips, InstanceOptions, Windows, judge
 from geoseg.window import Window
 from tests.conftest import make_scene

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +26,13 @@ from geoseg.instances import Instance, overlaps
 from geoseg.legend import Legend
 from geoseg.networks.maskrcnn import MaskRCNN, build
 from geoseg.networks.weights import load_resnet
-from geoseg.verbs.train import (
-    Learning,
-    ModelOptions,
-    Precision,
-    Recipe,
-    ScheduleOptions,
-    Table,
-    begun_with,
-    find_legend,
-    read_recipe,
-    settle_model,
-    take_up,
-    trainer,
-    write_weights,
-)
+from geoseg.training.begin import begin_with, begun_with
+from geoseg.training.data import loader, next_batches
+from geoseg.training.loop import WORK, Learning, Learnt, Watch, draft_card, learn, settle_model, take_up, write_weights
+from geoseg.training.recipe import Config, ModelOptions, Recipe, ScheduleOptions, Table, read_recipe
 from geoseg.window import Window
 
 _log = logging.getLogger(__name__)
-_WORK = "training"
 _SCORED_FROM = 0.05  # of the scores: an average precision wants the unsure ones, too
 
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
@@ -93,32 +80,17 @@ class InstanceChipOptions(Table):
 
 
 class InstanceOptions(Recipe):
-    """One recipe for instances; keys that also :class:`geoseg.verbs.train.TrainOptions` has mean the same.
+    """One recipe for instances; ``encoder_weights`` are a ResNet-50's, see :func:`geoseg.networks.weights.load_resnet`.
 
     Attributes:
-        data: folder of the sources.
-        model: facts of the card.
         sources: where chips come from.
         chips: how they are cut.
-        schedule: how long to learn.
         validation: held-out scenes; the first is watched during training, all are scored at the end.
-        encoder_weights: file or name of a ResNet-50's weights to begin with, see :func:`geoseg.networks.weights.load_resnet`.
-        seed: of weights and chips.
-        workers: processes that cut chips.
-        threads: of the network on a CPU; null leaves torch's choice.
-        precision: of Lightning's trainer.
     """
 
-    model: ModelOptions
     sources: tuple[OutlinedSource, ...] = Field(min_length=1)
     chips: InstanceChipOptions
-    schedule: ScheduleOptions
     validation: tuple[OutlinedHeld, ...] = Field(min_length=1)
-    encoder_weights: str | None = None
-    seed: int = 0
-    workers: int = Field(default=1, ge=0)
-    threads: int | None = Field(default=None, ge=1)
-    precision: Precision = "32-true"
 
 
 class InstanceChips(Dataset[Batch]):
@@ -236,10 +208,8 @@ class InstanceData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The batches up to the next validation, going on where the trainer is."""
-        done = self.trainer.global_step if self.trainer else 0
-        chips = InstanceChips(self.scenes, self.options, done, self.options.schedule.validate_every)
-        context = "fork" if self.options.workers else None
-        return DataLoader(chips, batch_size=None, num_workers=self.options.workers, multiprocessing_context=context)
+        first, count, mine = next_batches(self.options, self.trainer)
+        return loader(InstanceChips(self.scenes, self.options, first, count), self.options, mine)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The windows of the first validation scene."""
@@ -271,6 +241,8 @@ class InstanceTraining(Learning):
         options: how long and how fast.
         legend: the classes.
     """
+
+    FIGURE = "ap"
 
     def __init__(self, network: MaskRCNN, options: ScheduleOptions, legend: Legend) -> None:
         super().__init__(network, options)
@@ -333,69 +305,61 @@ def judge(precision: AveragePrecision, network: torch.nn.Module, batch: Batch, c
 
 
 def train(
-    config: str | Path | Mapping[str, Any],
+    config: Config,
     out: str | Path,
     *,
     data: str | Path | None = None,
+    init: str | Path | None = None,
     encoder_weights: str | Path | None = None,
     force: bool = False,
+    watch: Watch | None = None,
 ) -> ModelCard:
     """Train a model and write its folder; for the arguments see :func:`geoseg.verbs.train.train`.
 
     Raises:
-        OptionsError: if the recipe, a vector file or the pretrained weights are not usable.
-        CardError: if an option of the network is not usable.
+        OptionsError: if the recipe, a vector file or the weights to begin with are not usable.
+        CardError: if an option of the network is not usable, or there is no such model to begin with.
         SceneError: if a scene is not usable.
         ResumeError: if the checkpoint belongs to another recipe.
     """
-    options = read_recipe(InstanceOptions, config, data, encoder_weights)
-    legend = find_legend(options.model.legend)
+    options = read_recipe(InstanceOptions, config, data, init=init, encoder_weights=encoder_weights)
+    model, legend = options.model, options.model.classes()
     source = InstanceData(options, legend)
-    pl.seed_everything(options.seed)
+    pl.seed_everything(options.seed, verbose=False)
     if options.threads:
         torch.set_num_threads(options.threads)
     network = _network(options, legend)
-    work = Path(out) / _WORK
+    work = Path(out) / WORK
     checkpoint = take_up(work, options, force=force)
     if options.encoder_weights is not None and checkpoint is None:
-        load_resnet(network.backbone.body, "resnet50", len(options.model.bands), options.encoder_weights)
+        load_resnet(network.backbone.body, "resnet50", len(model.bands), options.encoder_weights)
+    if options.init is not None and checkpoint is None:
+        facts = (model.architecture, model.options, model.bands, legend)
+        begin_with(network, options.init, *facts, make=lambda b, k: build(model.architecture, b, k, **model.options), defaults={})
+    lines = dict.fromkeys(each.credit for each in options.sources)
+    draft = draft_card(options, legend, network, (*begun_with(options.init, options.encoder_weights), *lines))
     module = InstanceTraining(network.to(memory_format=torch.channels_last), options.schedule, legend)
-    fitting = trainer(options.schedule, options.precision, work)
-    fitting.fit(module, source, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
-    return _export(Path(out), module, source, legend)
+    return _export(Path(out), learn(module, source, options, work, checkpoint, watch), source, draft)
 
 
 def _network(options: InstanceOptions, legend: Legend) -> MaskRCNN:
     return build(options.model.architecture, len(options.model.bands), len(legend), **options.model.options)
 
 
-def _export(out: Path, module: InstanceTraining, source: InstanceData, legend: Legend) -> ModelCard:
+def _export(out: Path, learnt: Learnt, source: InstanceData, draft: ModelCard) -> ModelCard:
     """Write weights in half precision and the card with the scores of exactly these weights."""
-    options = source.options
-    network, model = _network(options, legend), options.model
-    fresh = write_weights(out, module.network.state_dict())
+    options, legend = source.options, draft.legend
+    network = _network(options, legend)
+    fresh = write_weights(out, learnt.weights)
     network.load_state_dict(load_file(fresh))
     network.eval().to(memory_format=torch.channels_last)
-    card = ModelCard(
-        **model.model_dump(exclude={"legend", "scaling"}),
-        scaling=model.scaling,
-        legend=legend,
-        parameters=sum(p.numel() for p in network.parameters()),
-        stride=network.stride,
-        training_data=(*begun_with(options.encoder_weights), *dict.fromkeys(each.credit for each in options.sources)),
-        scores={
-            "measured": f"COCO average precision of masks in windows of {options.chips.size} pixels at {model.resolution_m} m, at most 100 "
-            f"detections of a class in each, half-precision weights, after {module.global_step} steps "
-            f"in {module.elapsed_s() / 60:.0f} minutes",
-            **{
-                held.name: _score(network, Windows(scene, options), len(legend))
-                for held, scene in zip(options.validation, source.held, strict=True)
-            },
-        },
-        sha256=hashlib.sha256(fresh.read_bytes()).hexdigest(),
-    )
-    settle_model(out, fresh, card)
-    return card
+    scores: dict[str, Any] = {
+        "measured": f"COCO average precision of masks in windows of {options.chips.size} pixels at {options.model.resolution_m} m, at most "
+        f"100 detections of a class in each, half-precision weights, after {learnt.steps} steps in {learnt.minutes:.0f} minutes",
+    }
+    for held, scene in zip(options.validation, source.held, strict=True):
+        scores[held.name] = _score(network, Windows(scene, options), len(legend))
+    return settle_model(out, fresh, draft, scores)
 
 
 def _score(network: MaskRCNN, windows: Windows, classes: int) -> dict[str, float | None]:
