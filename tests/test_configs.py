@@ -11,7 +11,7 @@ from geoseg import networks
 from geoseg.legend import ISPRS, Legend
 from geoseg.networks import maskrcnn
 from geoseg.options import read_table
-from geoseg.verbs.train import find_legend, read_options
+from geoseg.training.recipe import read_options
 
 LEGENDS = Path(__file__).parents[1] / "configs" / "legends"
 RECIPES = [  # those for instances have other keys, and a test where they are trained
@@ -32,7 +32,7 @@ def test_every_legend_can_be_read_and_is_named_as_its_file(path: Path) -> None:
 def test_every_recipe_can_be_read_and_its_network_is_built(path: Path, tmp_path: Path) -> None:
     options = read_options(path, tmp_path)
     model = options.model
-    legend = find_legend(str(LEGENDS / f"{Path(model.legend).stem}.yaml"))
+    legend = Legend.from_yaml(LEGENDS / f"{Path(str(model.legend)).stem}.yaml")
     with torch.device("meta"):  # no weights are made
         network = networks.build(model.architecture, len(model.bands), len(legend), **model.options)
     assert sum(p.numel() for p in network.parameters()) > 1e6
