@@ -29,12 +29,12 @@ test: $(READY)  ## Run the tests.
 explore: $(READY)  ## Run the tests of the laws on new random examples.
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile explore
 
-check: $(READY)  ## Check format, lint, types, layers and the README's listing.
+check: $(READY)  ## Check format, lint, types, layers and the listing of rooms.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -k readme tests/test_startup.py
+	$(BIN)/python -m pytest -q -k listing tests/test_startup.py
 
 format: $(READY)  ## Format and repair what can be repaired.
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""The README's reference of the command line is generated from `--help`: `python -m tests.test_docs` writes it anew."""
+"""The reference of the command line is generated from `--help`: `python -m tests.test_docs` writes it anew."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from geoseg.cli import app
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 BEGIN, END = "<!-- command line: begin -->\n", "<!-- command line: end -->"
 COMMANDS = [
     *("predict", "vectorize", "batch", "info", "plan", "train", "evaluate", "compare"),
@@ -28,9 +28,9 @@ def reference() -> str:
 
 
 def test_the_reference_is_in_step_with_the_commands() -> None:
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     written = text.partition(BEGIN)[2].partition(END)[0]
-    assert written == reference(), "the README's reference is stale: python -m tests.test_docs"
+    assert written == reference(), "docs/commands.md is stale: python -m tests.test_docs"
 
 
 def test_every_command_is_in_the_reference_and_every_option_has_help() -> None:
@@ -46,5 +46,5 @@ def test_every_command_is_in_the_reference_and_every_option_has_help() -> None:
 
 
 if __name__ == "__main__":
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    README.write_text(before + BEGIN + reference() + END + rest.partition(END)[2], encoding="utf-8")
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(before + BEGIN + reference() + END + rest.partition(END)[2], encoding="utf-8")

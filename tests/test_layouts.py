@@ -317,8 +317,8 @@ def test_one_geopackage_in_another_crs_labels_many_scenes(tmp_path: Path) -> Non
     assert np.array_equal(whole(pixels)[2] == 2, np.pad(np.ones((2, 7), bool), [(4, 14), (3, 20)]))
 
 
-def test_the_readmes_example_is_a_description() -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+def test_the_guides_example_is_a_description() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
     said = ScenesFile.model_validate(yaml.safe_load(text.partition("# scenes.yaml")[2].partition("```")[0]))
     assert (said.polygons is not None, said.split) == (True, {"val": ("*_north",)})
 

@@ -1,4 +1,4 @@
-"""What holds before anything runs: a light import, a README in step, a clean checkout."""
+"""What holds before anything runs: a light import, a listing in step, a clean checkout."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def tracked() -> list[Path]:
 
 
 def rooms() -> dict[str, str]:
-    """The modules of the package, as the README names them, and the first line of their docstrings."""
+    """The modules of the package, as docs/architecture.md names them, and the first line of their docstrings."""
     listing = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix().removesuffix("__init__.py")
@@ -66,13 +66,13 @@ def test_every_module_has_a_first_line() -> None:
     assert [name for name, line in rooms().items() if not line.endswith(".")] == []
 
 
-def test_the_readme_lists_every_module_with_its_first_line() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_listing_has_every_module_with_its_first_line() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = {name: f"| `{name}` | {line} |" for name, line in rooms().items()}
-    missing = [row for row in rows.values() if row not in readme]
-    assert not missing, "README.md lacks these rows of its listing:\n" + "\n".join(missing)
-    listed = set(re.findall(r"\| `([\w/]+(?:\.py|/))` \|", readme))
-    assert listed == set(rows), f"README.md lists modules that do not exist: {sorted(listed - set(rows))}"
+    missing = [row for row in rows.values() if row not in page]
+    assert not missing, "docs/architecture.md lacks these rows:\n" + "\n".join(missing)
+    listed = set(re.findall(r"\| `([\w/]+(?:\.py|/))` \|", page))
+    assert listed == set(rows), f"docs/architecture.md lists modules that do not exist: {sorted(listed - set(rows))}"
 
 
 def test_no_tracked_file_is_large_or_names_a_machine() -> None:
