@@ -40,7 +40,7 @@ class PartialLabelLoss(nn.Module):
     allowed: Tensor
     weights: Tensor
 
-    def __init__(self, allowed: Tensor, weights: Tensor | None = None, *, push: bool = True) -> None:
+    def __init__(self, allowed: Tensor, weights: Tensor | None = None, *, push: bool = False) -> None:
         super().__init__()
         labelled = allowed.any(1).float()
         self.register_buffer("allowed", allowed, persistent=False)

@@ -106,8 +106,8 @@ class LossOptions(Table):
     Attributes:
         balance: how far rare codes are raised.
         ambiguous: weight of codes that allow several classes.
-        push: whether ambiguous codes only push away the classes that they exclude. Where no label is of a single class, nothing would
-            pull a class up again, and they also pull at those that they allow.
+        push: whether ambiguous codes only push away the classes that they exclude, and do not pull at those that they allow. For the
+            first steps with few labels of a single class; a network that knows its classes learns more without.
         auxiliary: weight of the loss of the auxiliary head, where the architecture has one (0.4: Zhao et al. 2017, section
             5.2); with 0 there is none. The head is trained and left out of the model folder.
         terms: weight of each loss of the sum; see :class:`geoseg.losses.SummedLoss`.
@@ -115,7 +115,7 @@ class LossOptions(Table):
 
     balance: float = Field(default=0.5, ge=0, le=1)
     ambiguous: float = Field(default=0.5, ge=0)
-    push: bool = True
+    push: bool = False
     terms: dict[Term, Annotated[float, Field(gt=0)]] = Field(default={"partial": 1.0}, min_length=1)
     auxiliary: float = Field(default=0.4, ge=0)
 

@@ -276,8 +276,7 @@ def _loss(source: Data, options: LossOptions) -> SummedLoss:
     weights = balanced_weights(shares, allowed, power=options.balance, ambiguous=options.ambiguous)
     for code in torch.nonzero(weights).flatten().tolist():
         _log.info("code %d: %.2f %% of labelled pixels, weight %.2f", code, 100 * shares[code], weights[code])
-    single = bool(shares[allowed.sum(1) == 1].any())
-    return SummedLoss(PartialLabelLoss(allowed, weights, push=options.push and single), options.terms)
+    return SummedLoss(PartialLabelLoss(allowed, weights, push=options.push), options.terms)
 
 
 def _credits(source: Data, options: TrainOptions) -> tuple[str, ...]:
