@@ -15,11 +15,13 @@ import pytest
 import rasterio
 import yaml
 from nbclient import NotebookClient
+from PIL import Image
 
 import geoseg
 from tests import layouts
 from tests.conftest import make_scene
 from tests.oracles import model_folder
+from tests.toys import toy_data
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "configs" / "train"
@@ -90,6 +92,20 @@ def test_spacenet_from_the_published_folder_to_f1(
     assert f"f1        {facts['measures']['f1']:.4f}" in capsys.readouterr().out
     main(data, tmp_path / "more", str(tmp_path / "out" / "model"))
     assert capsys.readouterr().out.startswith("5 images")
+
+
+def test_sets_are_scored_site_by_site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = toy_data(tmp_path, ["north_1", "north_2", "south_7"])
+    found = _main("score_sets.py")(tmp_path / "out", "default", [f"{data / 'toy'}:train", str(data / "toy")])
+    assert {name: len(facts["scenes"]) for name, facts in found.items()} == {
+        "toy-train all": 2,
+        "toy-train north": 2,
+        "toy all": 1,
+        "toy south": 1,
+    }
+    assert found["toy south"]["labelled_pixels"] == np.count_nonzero(Image.open(data / "toy" / "labels" / "south_7.png"))
+    assert capsys.readouterr().out.count("mIoU") == 4
+    assert set(json.loads((tmp_path / "out" / "toy.json").read_text())) == {"toy all", "toy south"}
 
 
 def test_many_gpus_refuses_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
