@@ -108,6 +108,18 @@ def test_sets_are_scored_site_by_site(tmp_path: Path, capsys: pytest.CaptureFixt
     assert set(json.loads((tmp_path / "out" / "toy.json").read_text())) == {"toy all", "toy south"}
 
 
+@TRAINS
+def test_a_few_chips_are_learnt_from_with_and_without_the_default_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, main = toy_data(tmp_path, "abcd"), _main("few_chips.py")
+    main.__globals__["STEPS"] = 2
+    rows = main(tmp_path / "out", f"{data / 'toy'}:train", 1, 2)
+    assert [set(row) for row in rows] == [{"tuned", "scratch"}] * 2
+    assert all(0 <= iou <= 1 for row in rows for iou in row.values())
+    assert geoseg.ModelCard.read(tmp_path / "out" / "draw_0" / "tuned")[0].training_data[0].startswith("fine-tuned from: geoseg-default")
+    difference = np.mean([row["tuned"] - row["scratch"] for row in rows])
+    assert f"fine-tuning over scratch: {difference:+.3f} [" in capsys.readouterr().out
+
+
 def test_many_gpus_refuses_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     make_scene(tmp_path / "scene.tif", np.zeros((3, 5, 6), np.uint8))
