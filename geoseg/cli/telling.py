@@ -115,9 +115,9 @@ def table(facts: dict[str, Any], as_json: bool) -> None:
 
 def columns(rows: list[list[str]]) -> None:
     """Lines of text in columns."""
-    printable = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(row[at]) for row in printable) for at in range(len(printable[0]))] if printable else []
-    for row in printable:
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(cells[0]))] if cells else []
+    for row in cells:
         typer.echo(
             "  ".join([row[0].ljust(widths[0]), *(cell.ljust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip()
         )
