@@ -21,7 +21,7 @@ from geoseg.datasets import LabelledSet
 from geoseg.legend import ISPRS
 from geoseg.models import locate, read
 
-STEPS = 150
+STEPS = 80
 NAME = "site"
 
 
