@@ -98,7 +98,7 @@ def learn(task: dict[str, Any]) -> dict[str, Any]:
     def steps(count: int) -> None:
         for _ in range(count):
             optimizer.zero_grad()
-            with torch.autocast(device, torch.bfloat16, enabled=options.precision == "bf16-mixed"):
+            with torch.autocast(device, torch.bfloat16, enabled=options.multiplied_in == "bf16-mixed"):
                 loss = torch.nn.functional.cross_entropy(network(pixels), labels)
             loss.backward()
             optimizer.step()

@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from geoseg.errors import OptionsError
 
@@ -34,6 +43,7 @@ class LegendClass(BaseModel):
         name: identifier for layers and columns, ``[a-z_][a-z0-9_]*``.
         title: what people read.
         colour: ``#rrggbb``.
+        includes: what labels of finer legends call parts of it, such as ``tree`` and ``car`` of a background.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +52,7 @@ class LegendClass(BaseModel):
     name: str
     title: str
     colour: str
+    includes: tuple[str, ...] = ()
 
     @field_validator("name")
     @classmethod
@@ -56,6 +67,10 @@ class LegendClass(BaseModel):
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
             raise ValueError(f"colour {value!r} must be #rrggbb")
         return value.lower()
+
+    @model_serializer(mode="wrap")
+    def _lean(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if key != "includes" or value}
 
     @property
     def rgb(self) -> tuple[int, int, int]:
@@ -78,12 +93,22 @@ class Legend(BaseModel):
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"class {fact} {twice[0]!r} occurs twice")
+        for c in self.classes:
+            for words in c.includes:
+                if self.channels[words.casefold()] != self.ids.index(c.id):
+                    raise ValueError(f"class {c.name!r} includes {words!r}, and so does another, or is called so")
         return self
 
     @property
     def ids(self) -> tuple[int, ...]:
         """Class ids in the order of the network's channels."""
         return tuple(c.id for c in self.classes)
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """The network's channel of each class, by what labels may call it: name, title and what it includes, in small letters."""
+        words = [(word, channel) for channel, c in enumerate(self.classes) for word in (*c.includes, c.title, c.name)]
+        return {word.casefold(): channel for word, channel in words}
 
     def __len__(self) -> int:
         """Number of classes."""

@@ -55,7 +55,7 @@ def recipes(root: Path) -> dict[str, dict]:
     held = {"name": NAME, "set": NAME}
     schedule = {"max_steps": STEPS, "validate_every": STEPS, "average": 0.95}
     chips = {"size": 256, "batch": 8, "scale": [0.8, 1.25], "brightness": 0.2, "colour": 0.05, "gamma": 0.2, "contrast": 0.2}
-    base = {"data": str(root), "sources": [{"set": NAME}], "validation": [held], "chips": chips, "precision": "bf16-mixed"}
+    base = {"data": str(root), "sources": [{"set": NAME}], "validation": [held], "chips": chips, "precision": "auto"}
     card = read(locate("default"))[0]
     facts = {key: getattr(card, key) for key in ("architecture", "options", "resolution_m", "tile", "overlap", "license")}
     facts |= {"name": "scratch", "version": "0", "description": "From a few chips.", "scaling": card.scaling.model_dump()}

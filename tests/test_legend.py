@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geoseg.datasets.labelled import allowed_by
 from geoseg.errors import OptionsError
 from geoseg.legend import ISPRS, Legend
 
@@ -35,6 +36,16 @@ def test_shipped_legends_can_be_read(path: Path) -> None:
         assert legend == ISPRS
 
 
+def test_labels_may_call_a_class_by_what_it_includes() -> None:
+    buildings = Legend.from_yaml(next(path for path in LEGENDS if path.stem == "buildings"))
+    allowed = allowed_by(
+        {1: {"allowed": ["building"]}, 2: {"allowed": ["Tree", "CAR"]}, 3: {"allowed": ["tree", "building"]}}, buildings, ""
+    )
+    assert allowed[1:4].tolist() == [[False, True], [True, False], [True, True]]
+    assert Legend.model_validate_json(buildings.model_dump_json()) == buildings
+    assert "includes" not in ISPRS.model_dump_json()  # cards of before say the same still
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -45,6 +56,11 @@ def test_shipped_legends_can_be_read(path: Path) -> None:
         (
             "name: x\nclasses: [{id: 1, name: a, title: A, colour: '#000000'}, {id: 1, name: b, title: B, colour: '#000001'}]",
             "id 1 occurs twice",
+        ),
+        (
+            "name: x\nclasses: [{id: 1, name: a, title: A, colour: '#000000', includes: [B]}, "
+            "{id: 2, name: b, title: B, colour: '#000001'}]",
+            "includes 'B', and so does another",
         ),
         ("name: x\nclasses: []", "classes"),
         ("a: [", "not a readable YAML file"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from geoseg.card import CARD_NAME
 from geoseg.errors import CardError, OptionsError
 from geoseg.scene import Stretch
-from geoseg.segmenter import Segmenter
+from geoseg.segmenter import Segmenter, fastest
 from tests.oracles import Looking, Pointwise, card, model_folder, segmenter
 
 
@@ -53,6 +54,13 @@ def test_what_a_file_stores_where_it_has_no_data_cannot_matter() -> None:
     other = pixels.copy()
     other[:, :, ~valid[0]] = np.nan
     np.testing.assert_array_equal(shown(pixels, valid), shown(other, valid))
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists() or platform.machine() != "x86_64", reason="asks Linux on x86")
+def test_bf16_is_chosen_where_the_processor_has_instructions_for_it() -> None:
+    flags = set(next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split())
+    assert fastest(torch.device("cpu")) == ("bf16" if flags & {"avx512_bf16", "amx_bf16"} else "fp32")
+    assert Segmenter(card(), Pointwise(), device="cpu").precision == fastest(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("tta", ["flips", "d4"])

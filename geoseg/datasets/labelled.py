@@ -158,7 +158,7 @@ def allowed_by(codes: Mapping[int, Any], legend: Legend, where: object) -> npt.N
     """The classes that each code of a table allows; codes it does not name allow nothing.
 
     Args:
-        codes: for each code a table whose key ``allowed`` lists names or titles of classes.
+        codes: for each code a table whose key ``allowed`` lists classes by name, title, or what they include.
         legend: the classes.
         where: first word of the refusal.
 
@@ -168,7 +168,7 @@ def allowed_by(codes: Mapping[int, Any], legend: Legend, where: object) -> npt.N
     Raises:
         OptionsError: if the legend lacks a class.
     """
-    channels = {title.casefold(): channel for channel, c in enumerate(legend.classes) for title in (c.name, c.title)}
+    channels = legend.channels
     allowed = np.zeros((256, len(legend)), bool)
     for code, entry in codes.items():
         for name in entry["allowed"]:
@@ -185,14 +185,14 @@ def number_sets(sets: Iterable[Sequence[str]], legend: Legend, where: object) ->
     has at most seven classes; of larger legends they are numbered down from 255 as they come.
 
     Args:
-        sets: names or titles of classes.
+        sets: classes by name, title, or what they include.
         legend: the classes.
         where: first word of the refusal.
 
     Raises:
         OptionsError: if the legend lacks a class.
     """
-    channels = {title.casefold(): channel for channel, c in enumerate(legend.classes) for title in (c.name, c.title)}
+    channels = legend.channels
     numbers: dict[frozenset[str], int] = {}
     for names in map(frozenset, sets):
         for name in names:

@@ -44,7 +44,7 @@ def find_rate(module: Learning, batches: Callable[[int, int], Dataset[Any]], opt
             default_root_dir=folder,
             accelerator="auto",
             devices=1,
-            precision=options.precision,
+            precision=options.multiplied_in,
             accumulate_grad_batches=options.schedule.accumulate,
             gradient_clip_val=5.0,
             max_epochs=1,

@@ -226,7 +226,7 @@ def trainer(options: Recipe, figure: str, work: Path, watch: Watch | None = None
         devices=options.devices,
         strategy="auto" if options.devices == 1 else DDPStrategy(find_unused_parameters=True, timeout=timedelta(hours=2)),
         use_distributed_sampler=False,
-        precision=options.precision,
+        precision=options.multiplied_in,
         max_steps=schedule.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=schedule.accumulate,

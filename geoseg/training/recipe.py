@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from geoseg.card import ModelCard, Scaling
@@ -15,6 +16,7 @@ from geoseg.legend import ISPRS, Legend
 from geoseg.losses import Term
 from geoseg.networks import maskrcnn
 from geoseg.options import parse, read_table
+from geoseg.segmenter import fastest
 from geoseg.training.begin import find_base
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -141,7 +143,7 @@ class Recipe(Table):
         workers: processes that cut chips.
         threads: of the network on a CPU; null leaves torch's choice.
         devices: GPUs, or processes on a CPU, that share each step; each of them learns from batches of its own.
-        precision: of Lightning's trainer, e.g. ``bf16-mixed`` or ``32-true``.
+        precision: of Lightning's trainer, e.g. ``bf16-mixed`` or ``32-true``; ``auto`` is the faster of these two on the hardware.
     """
 
     data: Path
@@ -153,7 +155,15 @@ class Recipe(Table):
     workers: int = Field(default=1, ge=0)
     threads: int | None = Field(default=None, ge=1)
     devices: int = Field(default=1, ge=1)
-    precision: Precision = "32-true"
+    precision: Literal["auto"] | Precision = "32-true"
+
+    @property
+    def multiplied_in(self) -> Precision:
+        """The precision itself, also where the recipe leaves it to the hardware."""
+        if self.precision != "auto":
+            return self.precision
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return "bf16-mixed" if fastest(device) == "bf16" else "32-true"
 
     @model_validator(mode="after")
     def _begins_once(self) -> Recipe:

@@ -246,7 +246,7 @@ def export(out: Path, learnt: Learnt, source: Data, options: TrainOptions, draft
     fresh = write_weights(out, {key: value for key, value in learnt.weights.items() if key in known})
     network.load_state_dict(load_file(fresh))
     network.float().eval().to(memory_format=torch.channels_last)
-    bf16 = options.precision == "bf16-mixed"
+    bf16 = options.multiplied_in == "bf16-mixed"
     scores = {name: score(network, source.held_out(name), source.allowed, draft.legend, bf16=bf16) for name in source.held}
     return settle_model(out, fresh, draft, {"measured": _how(learnt, options), **scores})
 
@@ -296,7 +296,7 @@ def _how(learnt: Learnt, options: TrainOptions) -> str:
     large = any(each.layout != "set" for each in (*options.validation, *(options.sources if options.folds else ())))
     seen = f"val images of each group in windows of {options.model.tile} pixels" if large else "whole val images of each group"
     return (
-        f"{seen} at {options.model.resolution_m} m, one pass without tiling, {options.precision}, half-precision "
+        f"{seen} at {options.model.resolution_m} m, one pass without tiling, {options.multiplied_in}, half-precision "
         f"weights, after {learnt.steps} steps in {learnt.minutes:.0f} minutes; IoU and F1 of a class over pixels "
         "whose label is that class alone or excludes it; not comparable with published ISPRS scores"
     )
