@@ -18,6 +18,8 @@ from nbclient import NotebookClient
 from PIL import Image
 
 import geoseg
+from geoseg.datasets import LabelledSet
+from geoseg.legend import ISPRS
 from tests import layouts
 from tests.conftest import make_scene
 from tests.oracles import model_folder
@@ -118,6 +120,30 @@ def test_a_few_chips_are_learnt_from_with_and_without_the_default_model(tmp_path
     assert geoseg.ModelCard.read(tmp_path / "out" / "draw_0" / "tuned")[0].training_data[0].startswith("fine-tuned from: geoseg-default")
     difference = np.mean([row["tuned"] - row["scratch"] for row in rows])
     assert f"fine-tuning over scratch: {difference:+.3f} [" in capsys.readouterr().out
+
+
+def test_polygons_are_drawn_where_labels_leave_a_class_open(tmp_path: Path) -> None:
+    data = toy_data(tmp_path, "ab")
+    everywhere = [[-1, -1], [80, -1], [80, 80], [-1, 80]]
+    shapes = {"a": [["tree", everywhere], ["building", everywhere[:2] + [[80, 5], [-1, 5]]], ["ignore", [[0, 0], [0, 80], [9, 80], [9, 0]]]]}
+    (tmp_path / "shapes.yaml").write_text(yaml.safe_dump({"title": "T", "licence": "CC0", "images": shapes}))
+    made = LabelledSet.read(_main("draw_labels.py")(tmp_path / "shapes.yaml", data / "toy", tmp_path / "drawn"), ISPRS)
+    (before, after) = (np.asarray(each.images["a"].read()[1]) for each in (LabelledSet.read(data / "toy", ISPRS), made))
+    expected = before.copy()
+    expected[6:, 10:][before[6:, 10:] == 10] = 4  # not where building is ruled out, nor where it was erased
+    np.testing.assert_array_equal(after, expected)
+    assert {code: list(np.flatnonzero(made.allowed[code])) for code in (2, 4, 10)} == {2: [1], 4: [3], 10: [0, 2, 3, 4, 5]}
+    assert made.split == {"train": ("a",), "val": ()}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "labels").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_polygons_are_of_known_classes_and_lie_in_their_images(path: Path) -> None:
+    table = yaml.safe_load(path.read_text())
+    assert {"title", "licence", "provenance", "size", "images"} == table.keys()
+    for shapes in table["images"].values():
+        assert {name for name, _ in shapes} <= {"ignore", *(c.name for c in ISPRS.classes)}
+        assert all(len(corners) >= 3 for _, corners in shapes)
+        assert all(0 <= value <= table["size"] for _, corners in shapes for corner in corners for value in corner)
 
 
 def test_many_gpus_refuses_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

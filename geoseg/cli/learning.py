@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,9 @@ def train(
     from geoseg.verbs.train import find_learning_rate, preview
     from geoseg.verbs.train import train as verb
 
-    logging.getLogger("lightning").setLevel(logging.WARNING)
+    for speaker in ("lightning", "lightning.pytorch"):
+        logging.getLogger(speaker).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"lightning\.")  # of its own parts; what a user can mend, we say
     given: dict[str, Any] = {"init": init, "encoder_weights": encoder_weights, "fold": fold}
     if dry_run:
         typer.echo(f"{preview(config, out, data=data, **given)}: look at it, nothing was trained")

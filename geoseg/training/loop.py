@@ -28,6 +28,7 @@ from torch import Tensor
 from geoseg.card import CARD_NAME, WEIGHTS_NAME, ModelCard
 from geoseg.errors import OptionsError, ResumeError
 from geoseg.legend import Legend
+from geoseg.segmenter import tune_malloc
 from geoseg.training.recipe import Decay, Recipe, ScheduleOptions
 
 WORK = "training"
@@ -277,6 +278,8 @@ def learn(
         watch: called after each batch.
     """
     run = trainer(options, module.FIGURE, work, watch)
+    if run.strategy.root_device.type == "cpu":
+        tune_malloc()
     run.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if not run.is_global_zero:
         sys.exit(0)
