@@ -125,7 +125,8 @@ def test_a_few_chips_are_learnt_from_with_and_without_the_default_model(tmp_path
 def test_polygons_are_drawn_where_labels_leave_a_class_open(tmp_path: Path) -> None:
     data = toy_data(tmp_path, "ab")
     everywhere = [[-1, -1], [80, -1], [80, 80], [-1, 80]]
-    shapes = {"a": [["tree", everywhere], ["building", everywhere[:2] + [[80, 5], [-1, 5]]], ["ignore", [[0, 0], [0, 80], [9, 80], [9, 0]]]]}
+    top, left = [*everywhere[:2], [80, 5], [-1, 5]], [[0, 0], [0, 80], [9, 80], [9, 0]]
+    shapes = {"a": [["tree", everywhere], ["building", top], ["ignore", left]]}
     (tmp_path / "shapes.yaml").write_text(yaml.safe_dump({"title": "T", "licence": "CC0", "images": shapes}))
     made = LabelledSet.read(_main("draw_labels.py")(tmp_path / "shapes.yaml", data / "toy", tmp_path / "drawn"), ISPRS)
     (before, after) = (np.asarray(each.images["a"].read()[1]) for each in (LabelledSet.read(data / "toy", ISPRS), made))
