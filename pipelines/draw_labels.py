@@ -3,8 +3,8 @@
     python pipelines/draw_labels.py POLYGONS.yaml SET OUT
 
 POLYGONS.yaml (`configs/labels` has one) says for each image which polygons lie on it, the last one on top: a class of the ISPRS
-legend and the corners, x to the right and y down in pixels. A pixel gets the class if its label allows that class and others; what is labelled as one
-class, or not at all, stays.
+legend and the corners, x to the right and y down in pixels. A pixel gets the class if its label allows that class and others; what
+is labelled as one class, or not at all, stays.
 """
 
 import sys
