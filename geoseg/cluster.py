@@ -319,15 +319,17 @@ class _Crew:
 def _judged(future: Future[Any], result: Any) -> tuple[Any, str]:
     """The answer of a finished task, and the worker that gave it, if one did.
 
+    An answer that has come counts, whatever became of its task since: when a worker dies right after it, the scheduler takes it back.
+
     Raises:
         ClusterError: if the scheduler has gone.
     """
+    match result:
+        case (answer, str(where)):
+            return answer, where
     if future.status == "error":
         return future.exception(), ""
-    if future.status != "finished":
-        raise ClusterError("the scheduler has gone; run again: what is done is kept")
-    answer: tuple[Any, str] = result
-    return answer
+    raise ClusterError("the scheduler has gone; run again: what is done is kept")
 
 
 @contextmanager

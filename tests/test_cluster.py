@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import distributed
@@ -16,7 +18,7 @@ from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from geoseg import cluster
 from geoseg.cluster import Cluster, run
-from geoseg.errors import OptionsError, ReadError, SceneError
+from geoseg.errors import ClusterError, OptionsError, ReadError, SceneError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "cluster").glob("*.yaml"))
 
@@ -97,6 +99,20 @@ def test_a_task_that_always_kills_its_worker_ends_alone() -> None:
     answers = dict(run(die, range(8), Cluster(kind="local", workers=2)))
     assert isinstance(answers.pop(3), KilledWorker)
     assert answers == {number: number for number in (0, 1, 2, 4, 5, 6, 7)}
+
+
+@pytest.mark.parametrize("status", ["finished", "lost", "cancelled", "error"])
+def test_an_answer_that_has_come_counts_whatever_becomes_of_its_worker(status: str) -> None:
+    future = SimpleNamespace(status=status, exception=lambda: KilledWorker("key", None, 3))
+    assert cluster._judged(future, (3, "tcp://127.0.0.1:1")) == (3, "tcp://127.0.0.1:1")
+
+
+def test_a_task_without_an_answer_has_failed_or_the_scheduler_is_gone() -> None:
+    killed = KilledWorker("key", None, 3)
+    failed = SimpleNamespace(status="error", exception=lambda: killed)
+    assert cluster._judged(failed, (KilledWorker, killed, None)) == (killed, "")
+    with pytest.raises(ClusterError, match="the scheduler has gone"):
+        cluster._judged(SimpleNamespace(status="cancelled"), CancelledError("key"))
 
 
 @pytest.mark.cluster

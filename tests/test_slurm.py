@@ -62,7 +62,8 @@ def test_jobs_make_the_same_files_as_the_loop(surroundings: dict[str, str], tmp_
         )
     line = [sys.executable, "-m", "geoseg.cli", "batch", *map(str, sorted((tmp_path / "scenes").iterdir())), "-m", str(model)]
     line += ["--precision", "fp32", "--no-quicklook", "--quiet", "--out"]
-    surroundings = surroundings | {"OMP_NUM_THREADS": str(Cluster.of(str(CONFIG)).cores)}  # oneDNN's sums depend on it
+    cores = str(Cluster.of(str(CONFIG)).cores)  # on which oneDNN's sums depend; torch listens to the least of these two
+    surroundings = surroundings | {"OMP_NUM_THREADS": cores, "MKL_NUM_THREADS": cores}
     for name, words in (("loop", "here"), ("jobs", str(CONFIG))):
         folder = tmp_path / name
         folder.mkdir()
